@@ -1,0 +1,134 @@
+"""Is this configuration one that can be run? One clear line with the fix where it is not, before anything is written."""
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from conf import Refused
+
+ABOUT: dict[str, Any] = {
+    "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs
+    "closure": False,  # step() needs a closure
+    "train_mode": False,  # it has train() and eval(), which the loop calls
+    "gradients": "dense",  # or "sparse", "both"
+    "hessian_every": None,  # steps between two curvature estimates
+    "package": None,  # the distribution to install
+    "peer": False,  # an optional rival, part of the extra `peers`
+    "coupled": False,  # two parameter groups are not two optimizers
+    "nan": "propagate",  # or "skip": what a NaN gradient does
+    "roles": {},  # state key → role in the memory ledger
+    "reference": None,
+}
+
+
+def whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least, f"a whole number of at least {least}"
+
+
+def positive(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and x > 0
+
+
+def one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: x in choices, f"one of {', '.join(map(str, choices))}"
+
+
+def maybe(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+    accepts, words = rule
+    return lambda x: x is None or accepts(x), f"{words}, or null"
+
+
+POSITIVE = (positive, "a number above 0")
+FLAG = (lambda x: isinstance(x, bool), "true or false")
+TEXT = (lambda x: isinstance(x, str) and x != "", "a name")
+SAMPLING = (lambda x: x == "auto" or whole(1)[0](x), "auto or a whole number of at least 1")
+RULES = {
+    "seed": whole(0),
+    "device": one_of("auto", "cpu", "cuda"),
+    "dtype": one_of("float32", "bfloat16", "float16", "float64"),
+    "steps": whole(1),
+    "schedule": one_of("constant", "linear", "cosine"),
+    "warmup_steps": whole(0),
+    "clip_norm": maybe(POSITIVE),
+    "accumulate": whole(1),
+    "eval_every": maybe(whole(1)),
+    "record_every": whole(1),
+    "limit_seconds": maybe(POSITIVE),
+    "baseline": TEXT,
+    "rerun": FLAG,
+    "dry": FLAG,
+    "runs_dir": TEXT,
+    "measure.kind": one_of("train", "overhead"),
+    "measure.sample_every": SAMPLING,
+    "measure.pairs": whole(4),
+    "measure.block_seconds": POSITIVE,
+}
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raise Refused for the first value that cannot be; what a class thinks of its own arguments comes later."""
+    for path, (accepts, words) in RULES.items():
+        value, found = _lookup(config, path)
+        if found and not accepts(value):
+            raise Refused(f"{path} must be {words}, not {_shown(value)}")
+    check_name(config["name"])
+    if config["warmup_steps"] > config["steps"]:
+        raise Refused(f"warmup_steps={config['warmup_steps']} is more than steps={config['steps']}")
+    lr = config["optimizer"].get("lr")
+    if lr is not None and not (isinstance(lr, (int, float)) and not isinstance(lr, bool) and lr >= 0):
+        raise Refused(f"optimizer.lr must be a number of at least 0, not {_shown(lr)}")
+    for part in ("optimizer", "workload"):
+        check_part(part, config[part])
+
+
+def check_name(name: Any) -> None:
+    """A run's name is a folder under runs_dir, never a path."""
+    if not isinstance(name, str) or not name or len(name) > 60:
+        raise Refused(f"name must be a text of 1 to 60 characters, not {_shown(name)}")
+    if re.search(r"[/\\\x00-\x1f\x7f]", name) or name.startswith("."):
+        raise Refused(f"name={name}: no slash, backslash or control character, and no dot in front; e.g. name=my_sweep")
+
+
+def check_part(part: str, spec: dict[str, Any]) -> None:
+    """The target is there, alone, and what is said about it has known names."""
+    if not isinstance(spec.get("_target_"), str):
+        raise Refused(f"{part}._target_ must be given: the dotted path of a class, {part}._target_=package.Class")
+    for path in nested_targets({key: value for key, value in spec.items() if key != "_target_"}):
+        raise Refused(f"{part}.{path}: a class inside a class's arguments is not instantiated; pass plain values")
+    if part == "optimizer":
+        for key in spec.get("about") or {}:
+            if key not in ABOUT:
+                raise Refused(f"optimizer.about.{key}: no such key{nearest(key, ABOUT)}")
+
+
+def nested_targets(value: Any, path: str = "") -> Iterable[str]:
+    """Where `_target_` stands below the top."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        here = f"{path}.{key}".lstrip(".")
+        if key == "_target_":
+            yield here
+        yield from nested_targets(part, here)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean …?` where one of `words` is close, else the list if it is short."""
+    words = sorted(words)
+    close = get_close_matches(word, words, 1, 0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(words)}" if len(words) <= 12 else ""
+
+
+def _lookup(config: dict[str, Any], path: str) -> tuple[Any, bool]:
+    value: Any = config
+    for key in path.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None, False
+        value = value[key]
+    return value, True
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,178 @@
+"""What happens in child processes: looking at the classes that a sweep names, and making one run.
+
+The parent never imports torch, a user's module or a rival's package: whatever these do, they do it here.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conf import Refused, Unsupported
+
+Send = Callable[[Any], None]
+Part = tuple[str, dict[str, Any], bool]  # optimizer or workload, its configuration, from a replayed record
+
+
+def identify(parts: list[Part], device: str, send: Send) -> None:
+    """Send the facts of the machine, then the `identity` of each part, in their order."""
+    from conf.build import identity
+    from measure.environment import describe
+
+    resolved = resolve_device(device)
+    send({"device": resolved, "device_name": device_name(resolved), "environment": describe(resolved)})
+    for part in parts:
+        send(_answer(lambda part=part: {"identity": identity(*part)}, part[0]))
+
+
+def look(parts: list[Part], device: str, send: Send) -> None:
+    """Send {}, then the `target` of each part, in their order, its class imported and its arguments checked."""
+    send({})
+    for part in parts:
+        send(_answer(lambda part=part: {"target": _looked_at(*part)}, part[0]))
+
+
+def _looked_at(kind: str, spec: dict[str, Any], listed_only: bool) -> str:
+    from conf.build import build_workload, check_arguments, resolve
+
+    cls = resolve(kind, spec, listed_only)
+    check_arguments(kind, cls, spec)
+    if kind == "workload":
+        build_workload(spec, listed_only)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _answer(question: Callable[[], dict[str, Any]], kind: str) -> dict[str, Any]:
+    """What `question` finds out, or `refused` or `unsupported` with the reason."""
+    try:
+        return question()
+    except Refused as refusal:
+        return {"refused": str(refusal)}
+    except Unsupported as reason:
+        return {"unsupported": str(reason)}
+    except (ValueError, TypeError) as error:
+        return {"refused": f"{kind}: {str(error).removeprefix(f'{kind}.')}"}
+
+
+def resolve_device(device: str) -> str | None:
+    """ "auto" is CUDA where torch can use it; None for "cuda" where it cannot: that is refused, never replaced."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if available else "cpu"
+    return None if device == "cuda" and not available else device
+
+
+def device_name(device: str | None) -> str | None:
+    """The GPU's name, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
+    """Build what the configuration names and measure it: the blocks of the record, whatever happens."""
+    import traceback
+
+    try:
+        return _measure(payload, folder, send)
+    except (Unsupported, NotImplementedError) as reason:
+        return {"status": "unsupported", "reason": str(reason)}
+    except Exception as error:
+        traceback.print_exc()  # to log.txt
+        return {"status": "oom" if _out_of_memory(error) else "error", "reason": _in_short(error)}
+
+
+def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
+    import torch
+
+    from conf.build import about, build_workload, optimizer_builder
+    from measure.gpu import GpuWatch
+    from measure.record import STEPS, to_line
+    from measure.run import Training
+
+    config, listed_only = payload["config"], payload["listed_only"]
+    build = optimizer_builder(config["optimizer"], listed_only)
+    workload = build_workload(config["workload"], listed_only)
+    check_pair(config, about(config["optimizer"]), workload)
+    settings = settings_of(config, payload["device"])
+    with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
+        if config["measure"]["kind"] == "overhead":
+            from measure.overhead import overhead
+
+            return overhead(workload, build, settings, config["measure"], send)
+        training = Training(workload, build, settings, lambda line: steps.write(to_line(line)) and None, send)
+        if payload["device"] != "cuda":
+            return training.run() | {"compiled": compiled()}
+        with GpuWatch(torch.cuda.current_device()) as watch:
+            blocks = training.run()
+        return blocks | {"gpu": watch.summary(), "compiled": compiled()}
+
+
+def check_pair(config: dict[str, Any], optimizer: dict[str, Any], workload: Any) -> None:
+    """Raise Unsupported where this optimizer cannot train this workload."""
+    reason = workload.unsuitable(optimizer)
+    if reason:
+        raise Unsupported(reason)
+    if optimizer["hessian_every"]:
+        raise Unsupported("it estimates curvature (about.hessian_every), which the run loop does not drive yet")
+    if config["clip_norm"] is not None and workload.gradients == "sparse":
+        raise Unsupported("clip_norm needs dense gradients, and this workload's are sparse")
+
+
+def settings_of(config: dict[str, Any], device: str) -> Any:
+    """The run loop's settings from the configuration."""
+    import torch
+
+    from conf.build import about
+    from measure.run import Settings
+
+    names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")
+    optimizer = about(config["optimizer"])
+    return Settings(
+        **{name: config[name] for name in names},
+        device=device,
+        dtype=getattr(torch, config["dtype"]),
+        sample_every=config["measure"]["sample_every"],
+        closure=optimizer["closure"],
+        roles=optimizer["roles"],
+    )
+
+
+def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
+    """For `dry`: bytes of parameters, gradients and state, without data, gradients or a step; or why it cannot run."""
+    from conf.build import about, build_workload, optimizer_builder
+    from measure.memory import parameter_counts
+    from measure.predict import predict
+
+    config, listed_only = payload["config"], payload["listed_only"]
+    try:
+        build = optimizer_builder(config["optimizer"], listed_only)
+        workload = build_workload(config["workload"], listed_only)
+        check_pair(config, about(config["optimizer"]), workload)
+        model = workload.model().to(settings_of(config, payload["device"]).dtype)
+        counts = parameter_counts(model)
+        state = predict(build, model.named_parameters(), workload.gradients == "sparse").ledger.state_bytes
+        return {"parameters": counts["count"], "bytes": 2 * counts["bytes"] + state, "state_bytes": state}
+    except Unsupported as reason:
+        return {"unsupported": str(reason)}
+    except Exception as error:
+        return {"unknown": _in_short(error)}
+
+
+def compiled() -> bool:
+    """Whether Dynamo has compiled anything in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"].get("unique_graphs", 0) > 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _in_short(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

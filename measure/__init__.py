@@ -1,0 +1,17 @@
+"""Measuring: the monitor, the memory ledger, the run loop, records, isolation. Nothing here imports Hydra."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from measure.monitor import OptimizerMonitor as OptimizerMonitor
+
+__all__ = ["OptimizerMonitor"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the monitor, and torch with it, only when it is asked for: records are read without them."""
+    if name != "OptimizerMonitor":
+        raise AttributeError(f"module 'measure' has no attribute {name!r}")
+    from measure.monitor import OptimizerMonitor
+
+    return OptimizerMonitor

@@ -1,0 +1,141 @@
+"""Every run in a fresh process that is fast to start, cannot take anything down with it, and leaves nothing behind.
+
+Children come from a fork server that has torch imported and has never run it, 0.03 s each. Each is the head of its own
+session, so that it can be ended with all its descendants, and ends itself when the parent is gone.
+"""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torch", "torch._dynamo"])  # the first optimizer would import the second, 0.6 s
+
+SAFE_PATH = "PYTHONSAFEPATH"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended: what it returned (None if it did not get that far), its exit code, and why it was stopped."""
+
+    result: Any
+    exit_code: int | None
+    timed_out: bool = False
+
+    def describe(self) -> str:
+        """The end of a child that returned nothing, in words."""
+        if self.timed_out:
+            return "stopped at its time limit"
+        if self.exit_code is not None and self.exit_code < 0:
+            name = signal.Signals(-self.exit_code).name
+            hint = ", perhaps by the kernel for want of memory" if name == "SIGKILL" else ""
+            return f"killed by {name}{hint}"
+        return f"left with exit code {self.exit_code} before its record was written"
+
+
+def warm_up() -> None:
+    """Start the fork server, whose imports then go on beside whatever the parent does next."""
+    from multiprocessing.forkserver import ensure_running
+
+    os.environ[SAFE_PATH] = "1"  # or a folder named torch here would be imported
+    ensure_running()
+    del os.environ[SAFE_PATH]
+
+
+def run_isolated(
+    function: Callable[..., Any],
+    *arguments: Any,
+    log: Path | None = None,
+    limit_seconds: float | None = None,
+    on_message: Callable[[Any], None] = lambda message: None,
+) -> Outcome:
+    """Call ``function(*arguments, send)`` in a fresh process; what it passes to `send` reaches `on_message`.
+
+    `log` receives what the child prints. `limit_seconds` counts from the child's start. On any exception here
+    (Ctrl-C too) the child and its descendants are killed first.
+    """
+    receiver, sender = context.Pipe(duplex=False)
+    warm_up()
+    process = context.Process(target=_child, args=(function, arguments, sender, log), daemon=False)
+    begin = time.monotonic()
+    process.start()
+    sender.close()
+    try:
+        result, timed_out = _listen(process, receiver, begin, limit_seconds, on_message)
+    finally:
+        _end(process.pid)
+        process.join()
+        receiver.close()
+    return Outcome(result, process.exitcode, timed_out)
+
+
+def _listen(
+    process: Any, receiver: Connection, begin: float, limit_seconds: float | None, on_message: Callable[[Any], None]
+) -> tuple[Any, bool]:
+    """Pass messages on until the result comes, the child ends or its time is up."""
+    while True:
+        left = None if limit_seconds is None else begin + limit_seconds - time.monotonic()
+        if left is not None and left <= 0:
+            return None, True
+        if receiver in wait([receiver, process.sentinel], left):
+            try:
+                kind, value = receiver.recv()
+            except (EOFError, OSError):
+                process.join(1)  # the pipe closed: the child has ended, or is about to
+                return None, False
+            if kind == "result":
+                return value, False
+            on_message(value)
+        elif not process.is_alive():
+            return None, False
+
+
+def _end(pid: int | None) -> None:
+    """Kill a child, its session and whatever descends from it."""
+    if pid is None:
+        return
+    family: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        head = psutil.Process(pid)
+        family = [head, *head.children(recursive=True)]
+    with suppress(ProcessLookupError, PermissionError):
+        if not family or os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+    for member in family:
+        with suppress(psutil.Error):
+            member.kill()
+
+
+def _child(function: Callable[..., Any], arguments: tuple, sender: Connection, log: Path | None) -> None:
+    os.setsid()
+    os.environ.pop(SAFE_PATH, None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    result = function(*arguments, lambda message: sender.send(("message", message)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sender.send(("result", result))
+
+
+def _follow_parent() -> None:
+    """End this process's whole group when the parent dies, which the fork server would not notice."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,307 @@
+"""OptimizerMonitor: what an optimizer costs and does, in anybody's training loop.
+
+    with OptimizerMonitor(model, optimizer) as monitor:
+        for batch in batches:
+            …; loss.backward(); optimizer.step(); optimizer.zero_grad()
+            monitor.record(loss)
+    monitor.summary(); monitor.plot("trends.png")
+
+It listens through torch's hooks, reads nothing back to the host inside the loop on CUDA, and when it is left not one
+hook stays. Forward time is the outermost model's; backward time runs from there to `record(loss)` or the optimizer's
+step, whichever comes first, and is summed over gradient accumulation.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from measure import probe
+from measure.allocator import allocator_for
+from measure.clock import clock_for
+from measure.memory import Ledger, ledger, parameter_counts, tensor_bytes
+from measure.observation import CudaReadBack, Observation, ReadBack, Schedule, Value
+from measure.statistics import spread
+
+LEDGER_EVERY = 4  # looks at the norms between two walks through the state
+TIMED = ("step", "forward", "backward", "optimizer")
+
+
+class OptimizerMonitor:
+    """Watches one model and one optimizer; `sample_every` is how often norms are taken, in steps.
+
+    "auto" samples the first 32 steps and then as often as keeps sampling under 0.4 % of the step time. `roles` labels
+    further state keys for the memory ledger. `on_line` receives each step's line as soon as it is known; without it
+    the lines stay in `lines`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        sample_every: int | str = "auto",
+        roles: Mapping[str, str] | None = None,
+        on_line: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.roles = model, optimizer, roles
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("OptimizerMonitor: the model has no trainable parameter")
+        self.device = self.parameters[0].device
+        self.clock, self.allocator = clock_for(self.device), allocator_for(self.device)
+        self.schedule = Schedule(sample_every)
+        self.read_back = CudaReadBack(self.device) if self.device.type == "cuda" else ReadBack()
+        self.lines: list[dict[str, Any]] = []
+        self.on_line = on_line or self.lines.append
+        self.times: dict[str, list[float]] = {name: [] for name in (*TIMED, "optimizer_host")}
+        self.phases: dict[str, list[tuple[Any, Any]]] = {}
+        self.sampling: list[float] = []  # seconds that each look at norms and memory took
+        self.steps = 0
+        self.gradient_bytes = 0
+        self.state_bytes: list[int] = []  # at each sampled step
+        self.allocator_state_bytes: int | None = None
+        self._handles: list[Any] = []
+        self._current: Observation | None = None  # being made
+        self._stepped: Observation | None = None  # made, waiting for its loss
+        self._depth = {"forward": 0, "step": 0}
+        self._muted = False
+        self._forward_begin: Any = None
+        self._backward_begin: Any = None
+        self._looks = 0
+        self._process = psutil.Process()
+
+    def __enter__(self) -> "OptimizerMonitor":
+        if not self._handles:
+            self._handles = [
+                self.model.register_forward_pre_hook(self._on_forward_begin),
+                self.model.register_forward_hook(self._on_forward_end, always_call=True),
+                self.optimizer.register_step_pre_hook(self._on_step_begin),
+                self.optimizer.register_step_post_hook(self._on_step_end),
+            ]
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove every hook and read back what is still on the device."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._complete()
+        self._current = self._forward_begin = self._backward_begin = None
+        self.settle(wait=True)
+
+    # The events of the loop, in the order in which a step brings them.
+
+    def _on_forward_begin(self, *_: Any) -> None:
+        self._depth["forward"] += 1
+        if self._depth["forward"] > 1 or self._muted or not torch.is_grad_enabled():
+            return
+        now = self.clock.stamp()
+        self._end_backward(now)
+        self._forward_begin = now
+        self._begin_step(now)
+
+    def _on_forward_end(self, *_: Any) -> None:
+        self._depth["forward"] -= 1
+        if self._depth["forward"] or self._current is None or self._forward_begin is None:
+            return
+        now = self.clock.stamp()
+        self._current.forward.append((self._forward_begin, now))
+        self._forward_begin, self._backward_begin = None, now
+        self._end_phase("forward")
+
+    def _on_step_begin(self, *_: Any) -> None:
+        self._depth["step"] += 1
+        if self._depth["step"] > 1 or self._muted:  # where a subclass's step calls its parent's, hooks fire twice
+            return
+        now = self.clock.stamp()
+        self._end_backward(now)
+        one = self._begin_step(now)
+        lr = self.optimizer.param_groups[0].get("lr")
+        one.lr = lr.clone() if isinstance(lr, Tensor) else lr
+        if one.sampled:
+            self._sample_gradients(one)
+            self.allocator.begin()
+        self._held = self.allocator.held() if one.index == 1 else None
+        self._host_begin, self._optimizer_begin = time.perf_counter(), self.clock.stamp()
+        if one.sampled:
+            one.excluded.append((now, self._optimizer_begin))
+            one.sampling.append((now, self._optimizer_begin))
+
+    def _on_step_end(self, *_: Any) -> None:
+        self._depth["step"] -= 1
+        one = self._current
+        if self._depth["step"] or self._muted or one is None:
+            return
+        now = self.clock.stamp()
+        one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
+        self._end_phase("step")
+        if self._held is not None:
+            self.allocator_state_bytes = (self.allocator.held() or 0) - self._held
+        if one.sampled:
+            self._sample_weights(one)
+            one.sampling.append((now, self.clock.stamp()))
+        self._current, self._stepped, self._backward_begin = None, one, None
+        if one.losses:
+            self._complete()
+
+    def record(self, loss: Value, **extra: Value) -> None:
+        """Say what the loss was, once a step, before or after the optimizer's step; `extra` is recorded beside it.
+
+        With gradient accumulation it may be called for each part; the line has the mean.
+        """
+        one = self._current or self._stepped
+        if one is None:
+            raise RuntimeError("monitor.record(loss) came before any forward or step; was the monitor entered?")
+        if one is self._current:
+            self._end_backward(self.clock.stamp())
+        one.losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
+        one.extra |= extra
+        if one is self._stepped:
+            self._complete()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Keep what happens inside ("evaluation", "estimator") out of the step; its peak and time are its own."""
+        begin = self.clock.stamp()
+        self._end_backward(begin)
+        self.allocator.begin()
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
+            self.allocator.phase_ends(name)
+            span = (begin, self.clock.stamp())
+            self.phases.setdefault(name, []).append(span)
+            if self._current:
+                self._current.excluded.append(span)
+
+    # What happens at those events.
+
+    def _begin_step(self, now: Any) -> Observation:
+        if self._current is None:
+            self._complete()
+            self.steps += 1
+            self._current = Observation(self.steps, now, self.schedule.due(self.steps))
+            if self._current.sampled:
+                self.allocator.begin()
+        return self._current
+
+    def _end_backward(self, now: Any) -> None:
+        if self._current and self._backward_begin is not None:
+            self._current.backward.append((self._backward_begin, now))
+            self._backward_begin = None
+            self._end_phase("backward")
+
+    def _end_phase(self, name: str) -> None:
+        if self._current and self._current.sampled:
+            self.allocator.phase_ends(name)
+
+    def _sample_gradients(self, one: Observation) -> None:
+        self.gradient_bytes = max(self.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
+        gradients = probe.gradients_of(self.parameters)
+        one.gradient_elements = sum(g.numel() for g in gradients)
+        self._glimpses = probe.glimpse(self.parameters)
+        if gradients:
+            one.values |= probe.gradient_statistics(gradients)
+
+    def _sample_weights(self, one: Observation) -> None:
+        one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
+        one.values["update_norm"] = probe.change_norm(self.parameters, self._glimpses)
+        if self._looks < 3 or self._looks % LEDGER_EVERY == 0:
+            held = self.ledger()
+            self.state_bytes.append(held.state_bytes)
+            one.memory = {"state": held.by_role, "gradients": self.gradient_bytes, "allocated": self.allocator.held()}
+            one.memory["process"] = self._process.memory_info().rss
+        self._looks += 1
+
+    def _complete(self) -> None:
+        """The step has its loss, or will not get one."""
+        if self._stepped:
+            self.read_back.add(self._stepped)
+            self._stepped = None
+            self.settle()
+
+    def settle(self, wait: bool = False) -> None:
+        """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
+        for one in self.read_back.collect(wait):
+            durations = one.durations(self.clock)
+            for name in TIMED:
+                self.times[name].append(durations[name])
+            self.times["optimizer_host"].append(one.host_seconds)
+            if one.sampled:
+                self.sampling.append(durations["sampling"])
+                self.schedule.learn(durations["sampling"], durations["step"])
+            self.on_line(one.line(durations))
+
+    # What it found.
+
+    def ledger(self) -> Ledger:
+        """What the optimizer holds now."""
+        return ledger(self.optimizer, self.model, self.roles)
+
+    def summary(self) -> dict[str, Any]:
+        """The record's blocks `parameters`, `memory` and `time`; steps under way are read back first."""
+        self.settle(wait=True)
+        return {"parameters": parameter_counts(self.model), "memory": self._memory(), "time": self._time()}
+
+    def _memory(self) -> dict[str, Any]:
+        held, trainable = self.ledger(), sum(p.numel() for p in self.parameters)
+        allocated = self.allocator_state_bytes
+        return {
+            "state_bytes": held.state_bytes,
+            "state_bytes_per_parameter": held.state_bytes / trainable,
+            "by_role": held.by_role,
+            "by_dtype": held.by_dtype,
+            "state_8bit_share": held.share_8bit,
+            "predicted_state_bytes": None,
+            "allocator_state_bytes": allocated if self.allocator.reason is None else None,
+            "unexplained_bytes": None,
+            "gradient_bytes": self.gradient_bytes,
+            "transient_bytes": self.allocator.transient(),
+            "peak_bytes": self.allocator.peaks(),
+            "process_peak_bytes": process_peak_bytes(),
+        }
+
+    def _time(self) -> dict[str, Any]:
+        warm = warm_up(len(self.times["step"]))
+        block: dict[str, Any] = {name: spread(values[warm:]) for name, values in self.times.items()}
+        if self.device.type != "cuda":
+            del block["optimizer_host"]  # the host waits for every operation: the same number
+        step, optimizer = block["step"], block["optimizer"]
+        spans = self.phases.get("estimator", [])
+        block["estimator"] = spread([self.clock.seconds(*span) for span in spans])
+        block["first_step"] = self.times["step"][0] if self.times["step"] else None
+        block["optimizer_share"] = optimizer["median"] / step["median"] if step else None
+        return block
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the trends of what was recorded: loss, gradient norm, memory and moment memory over the steps."""
+        from measure.trends import draw_trends  # matplotlib takes half a second to import
+
+        self.settle(wait=True)
+        draw_trends(self.lines, path)
+
+
+def warm_up(steps: int) -> int:
+    """How many of the first steps do not count: a tenth, at least one, at most fifty."""
+    return min(max(steps // 10, 1), 50) if steps > 1 else 0
+
+
+def process_peak_bytes() -> int:
+    """The most memory that this process has had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

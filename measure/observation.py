@@ -1,0 +1,156 @@
+"""One observed step, and how its values get from the device to a line of the record without stopping the loop."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from measure.clock import HostClock
+
+READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
+CALIBRATION_STEPS = 32  # all sampled; what they cost decides how often the later ones are
+BUDGET = 0.004  # share of the step time that sampling may take
+Span = tuple[Any, Any]  # two stamps of the clock
+Value = Tensor | float
+
+
+@dataclass
+class Observation:
+    """An optimizer step while it is being made: stamps belong to the clock, values stay on the device."""
+
+    index: int
+    begin: Any
+    sampled: bool
+    forward: list[Span] = field(default_factory=list)
+    backward: list[Span] = field(default_factory=list)
+    optimizer: Span | None = None
+    excluded: list[Span] = field(default_factory=list)  # the monitor's own work, estimators: not part of the step
+    sampling: list[Span] = field(default_factory=list)
+    host_seconds: float = 0.0  # the optimizer's step as the host sees it
+    losses: list[Value] = field(default_factory=list)
+    lr: Value | None = None
+    values: dict[str, Value] = field(default_factory=dict)
+    extra: dict[str, Value] = field(default_factory=dict)
+    gradient_elements: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)  # bytes
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that must be read back, by a name unique in this step."""
+        found = {f"loss{i}": loss for i, loss in enumerate(self.losses)} | {"lr": self.lr} | self.values
+        found |= {f"extra.{name}": value for name, value in self.extra.items()}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def settle(self, numbers: dict[str, float]) -> None:
+        """Put the numbers in the place of the tensors that they were."""
+        self.losses = [numbers.get(f"loss{i}", loss) for i, loss in enumerate(self.losses)]
+        self.lr = numbers.get("lr", self.lr)
+        self.values = {name: numbers.get(name, value) for name, value in self.values.items()}
+        self.extra = {name: numbers.get(f"extra.{name}", value) for name, value in self.extra.items()}
+
+    def durations(self, clock: HostClock) -> dict[str, float]:
+        """Seconds of the whole step and of its parts; the device must have passed all of it."""
+        total = {name: sum(clock.seconds(*span) for span in getattr(self, name)) for name in ("forward", "backward")}
+        if self.optimizer is None:
+            return total
+        inside = sum(clock.seconds(*span) for span in self.excluded)
+        total["step"] = clock.seconds(self.begin, self.optimizer[1]) - inside
+        total["optimizer"] = clock.seconds(*self.optimizer)
+        total["sampling"] = sum(clock.seconds(*span) for span in self.sampling)
+        return total
+
+    def line(self, durations: dict[str, float]) -> dict[str, Any]:
+        """The record's line, after `settle`. What was not sampled at this step is absent; loss is null if not finite."""
+        loss = sum(map(float, self.losses)) / len(self.losses) if self.losses else None
+        line: dict[str, Any] = {"step": self.index, "seconds": durations.get("step"), "loss": loss, "lr": self.lr}
+        if "gradient_norm" in self.values:
+            values = {name: float(value) for name, value in self.values.items()}
+            count = max(self.gradient_elements, 1)
+            mean, norm = values["gradient_sum"] / count, values["gradient_norm"]
+            variance = norm**2 / count - mean**2 if math.isfinite(norm) else math.nan
+            deviation = max(variance, 0.0) ** 0.5 if math.isfinite(variance) else math.nan
+            bad = int(values.get("gradient_nonfinite", 0))
+            line["gradient"] = {"norm": norm, "mean": mean, "std": deviation, "nonfinite": bad}
+            line |= {"weight_norm": values["weight_norm"], "update_norm": values["update_norm"]}
+            line |= {"memory": self.memory} if self.memory else {}
+        line |= {f"{name}_seconds": durations.get(name) for name in ("forward", "backward", "optimizer")}
+        return line | ({"extra": {name: float(value) for name, value in self.extra.items()}} if self.extra else {})
+
+
+class ReadBack:
+    """Hands back observations, in order, once their values are on the host. On a CPU they already are."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Observation] = []
+
+    def add(self, observation: Observation) -> None:
+        """Take one that is complete."""
+        observation.settle({name: t.item() for name, t in observation.tensors().items() if t.device.type == "cpu"})
+        self.waiting.append(observation)
+
+    def collect(self, wait: bool = False) -> Iterator[Observation]:
+        """Those that have arrived; with `wait`, all."""
+        ready, self.waiting = self.waiting, []
+        yield from ready
+
+
+class CudaReadBack(ReadBack):
+    """Copies the values of 64 steps at once into pinned memory and looks at them when the copy's event has passed."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.copying: list[tuple[list[Observation], Tensor, Any]] = []
+
+    def add(self, observation: Observation) -> None:
+        super().add(observation)
+        if len(self.waiting) == READ_BACK_EVERY:
+            self._copy()
+
+    def _copy(self) -> None:
+        batch, self.waiting = self.waiting, []
+        tensors = [t.reshape(()).double() for one in batch for t in one.tensors().values()]
+        flat = torch.stack(tensors) if tensors else torch.empty(0, dtype=torch.float64, device=self.device)
+        pinned = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+        pinned.copy_(flat, non_blocking=True)
+        passed = torch.cuda.Event()
+        passed.record(torch.cuda.current_stream(self.device))
+        self.copying.append((batch, pinned, passed))
+
+    def collect(self, wait: bool = False) -> Iterator[Observation]:
+        if wait and self.waiting:
+            self._copy()
+        while self.copying and (wait or self.copying[0][2].query()):
+            batch, pinned, passed = self.copying.pop(0)
+            passed.synchronize()
+            numbers = iter(pinned.tolist())
+            for one in batch:
+                one.settle({name: next(numbers) for name in one.tensors()})
+                yield one
+
+
+class Schedule:
+    """Which steps are sampled: every n-th, or all until sampling has a known cost and then as many as the budget buys."""
+
+    def __init__(self, every: int | str) -> None:
+        if every != "auto" and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise ValueError(f"sample_every must be 'auto' or a whole number of at least 1, not {every!r}")
+        self.every = 1 if every == "auto" else int(every)
+        self.costs: list[tuple[float, float]] | None = [] if every == "auto" else None
+
+    def due(self, index: int) -> bool:
+        """Whether step `index`, counted from 1, is sampled."""
+        return (index - 1) % self.every == 0
+
+    def learn(self, sampling_seconds: float, step_seconds: float) -> None:
+        """Take in what sampling one step cost; after enough of them, settle on an interval of 1, 2, 5, 10, 20 …"""
+        if self.costs is None:
+            return
+        self.costs.append((sampling_seconds, step_seconds))
+        if len(self.costs) == CALIBRATION_STEPS:
+            sampling, step = (sorted(column)[CALIBRATION_STEPS // 2] for column in zip(*self.costs, strict=True))
+            needed = sampling / max(step, 1e-9) / BUDGET
+            self.every = next(n * 10**k for k in range(9) for n in (1, 2, 5) if n * 10**k >= needed)
+            self.costs = None

@@ -1,0 +1,87 @@
+"""State bytes before the run: the optimizer's own code stepped under fake tensors, which have shapes and no data."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from measure.memory import Ledger, ledger
+
+STEPS = 2  # some optimizers only look at the first gradient and allocate at the second
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the optimizer will hold, and how often its step reads a value back to the host."""
+
+    ledger: Ledger
+    host_reads: int
+
+
+class AnswerHostReads(TorchDispatchMode):
+    """Answers each read of a fake tensor's value with 1, where fake tensors alone would stop, and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.reads += 1
+            return 1
+        return func(*args, **(kwargs or {}))
+
+
+def predict(
+    build: Callable[[list[tuple[str, Tensor]]], Optimizer], parameters: Iterable[tuple[str, Tensor]], sparse: bool = False
+) -> Prediction:
+    """Step `build(named parameters)` on fake copies of `parameters`; raises what the optimizer's own code raises."""
+    shapes = [(name, p.shape, p.dtype, p.device) for name, p in parameters if p.requires_grad]
+    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), AnswerHostReads() as answers:
+        named = [(name, nn.Parameter(torch.empty(s, dtype=dtype, device=device))) for name, s, dtype, device in shapes]
+        optimizer = build(named)
+        to_mode(optimizer, "train")
+        built = answers.reads
+        for _ in range(STEPS):
+            for _, p in named:
+                p.grad = no_rows(p) if sparse else torch.empty_like(p)
+            optimizer.step(lambda: torch.empty(()))
+        return Prediction(ledger(optimizer), (answers.reads - built) // STEPS)
+
+
+def no_rows(p: Tensor) -> Tensor:
+    """A sparse gradient that touches nothing: fake tensors cannot follow how many rows a sparse operation keeps."""
+    indices = torch.empty(1, 0, dtype=torch.long, device=p.device)
+    return torch.sparse_coo_tensor(indices, p.new_empty(0, *p.shape[1:]), p.shape, check_invariants=False)
+
+
+def to_mode(optimizer: Optimizer, mode: str) -> None:
+    """Call the optimizer's own `train()` or `eval()` where it has one, as schedule-free methods do."""
+    switch = getattr(optimizer, mode, None)
+    if callable(switch):
+        switch()
+
+
+@contextmanager
+def without_compiling() -> Iterator[None]:
+    """Turn torch.compile off and keep fake tensors quiet: only shapes are wanted here."""
+    logger = logging.getLogger("torch")
+    level, disabled = logger.level, os.environ.get("TORCHDYNAMO_DISABLE")
+    logger.setLevel(logging.CRITICAL)
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # read by torch.compile when it is called
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if disabled is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = disabled

@@ -1,0 +1,67 @@
+"""How far a sweep is: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Shows run i of n, step, loss and the time left on stderr; `with` it, then `begin`, `news` and `end` each run."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.seconds: list[float] = []
+        self._begin = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"))
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=1, news="")
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def begin(self, label: str) -> None:
+        """A run starts."""
+        self.done += 1
+        self._begin = time.monotonic()
+        if self._bar:
+            title = f"[{self.done}/{self.total}] {label}".replace("[", r"\[")
+            self._bar.update(self._task, description=title, completed=0, news="starting")
+
+    def news(self, message: tuple[int, int, float | None]) -> None:
+        """The run has made `step` of `steps`."""
+        step, steps, loss = message
+        if self._bar:
+            shown = "" if loss is None else f", loss {loss:.4g}"
+            self._bar.update(self._task, completed=step / steps, news=f"step {step}/{steps}{shown}{self._left()}")
+
+    def end(self, label: str, status: str, kept: bool = False) -> None:
+        """A run ended, or was kept."""
+        if kept:
+            self.done += 1
+            return
+        seconds = time.monotonic() - self._begin
+        self.seconds.append(seconds)
+        text = f"[{self.done}/{self.total}] {status:<11} {label} ({seconds:.1f} s{self._left()})"
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _left(self) -> str:
+        if not self.seconds or self.done == self.total:
+            return ""
+        left = (self.total - self.done) * sum(self.seconds) / len(self.seconds)
+        return f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"

@@ -1,0 +1,121 @@
+"""A list of runs, one after the other, each in its own process: kept if finished, recorded whatever happens."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from measure.environment import scrub
+from measure.isolate import run_isolated
+from measure.progress import Progress
+from measure.record import FAILED, LOG, SCHEMA, Place
+
+# Every key of a record, for runs that end before they can fill it.
+EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
+EMPTY |= dict.fromkeys(("parameters", "memory", "time", "quality", "checks"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where its record goes, what the child is given, and what of the record is known before it starts."""
+
+    label: str
+    place: Place
+    payload: dict[str, Any]
+    known: dict[str, Any]
+    config_yaml: str
+    limit_seconds: float | None = None
+    rerun: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one run of a sweep ended; `kept` where it had been made before."""
+
+    job: Job
+    status: str
+    reason: str | None
+    kept: bool = False
+
+    def line(self) -> str:
+        """The run's line of the summary."""
+        reason = f"  {self.reason}" if self.reason else ""
+        return f"{'kept' if self.kept else self.status:<12}{self.job.label:<44} {self.job.place.folder}{reason}"
+
+
+def run_jobs(jobs: list[Job], make: Callable[..., Any]) -> list[Ending]:
+    """Make or keep every run, in order; Ctrl-C leaves the rest out.
+
+    `make(payload, folder, send)` runs in the child and returns the record's blocks. Runs that another bench.py holds
+    are left until last and then waited for.
+    """
+    endings: dict[int, Ending] = {}
+    with Progress(len(jobs)) as progress, suppress(KeyboardInterrupt):
+        for wait in (False, True):
+            for number, job in enumerate(jobs):
+                ending = None if number in endings else _make_or_keep(job, make, wait, progress)
+                if ending:
+                    endings[number] = ending
+                    progress.end(job.label, ending.status, ending.kept)
+                    if ending.status == "interrupted":
+                        raise KeyboardInterrupt
+    return [endings[number] for number in sorted(endings)]
+
+
+def exit_code(jobs: list[Job], endings: list[Ending]) -> int:
+    """130 interrupted, 2 some run failed, 0 otherwise."""
+    if len(endings) < len(jobs) or any(ending.status == "interrupted" for ending in endings):
+        return 130
+    return 2 if any(ending.status in FAILED for ending in endings) else 0
+
+
+def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Progress) -> Ending | None:
+    """None where another bench.py is making this run and we do not wait."""
+    if kept := _kept(job):
+        return kept
+    with job.place.lock(wait) as mine:
+        if not mine:
+            return None
+        if kept := _kept(job):  # made by the other one in the meantime
+            return kept
+        progress.begin(job.label)
+        return _make(job, make, progress)
+
+
+def _kept(job: Job) -> Ending | None:
+    result = None if job.rerun else job.place.finished()
+    return Ending(job, result["status"], result["reason"], kept=True) if result else None
+
+
+def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
+    started, begin = now(), time.monotonic()
+    job.place.begin(job.config_yaml)
+    folder = job.place.part
+    last: list[tuple] = []
+
+    def on_message(message: tuple) -> None:
+        last[:] = [message]
+        progress.news(message)
+
+    try:
+        outcome = run_isolated(
+            make, job.payload, folder, log=folder / LOG, limit_seconds=job.limit_seconds, on_message=on_message
+        )
+        after = f" after step {last[0][0]} of {last[0][1]}" if last else ""
+        status = "timeout" if outcome.timed_out else "crashed"
+        blocks = outcome.result or {"status": status, "reason": f"{outcome.describe()}{after}; see {LOG}"}
+    except KeyboardInterrupt:
+        blocks = {"status": "interrupted", "reason": "stopped with Ctrl-C"}
+    blocks["reason"] = scrub(blocks["reason"]) if blocks["reason"] else None
+    if blocks.get("time"):
+        blocks["time"]["wall"] = time.monotonic() - begin
+    result = EMPTY | job.known | blocks | {"started": started, "finished": now()}
+    job.place.commit(result)
+    return Ending(job, result["status"], result["reason"])
+
+
+def now() -> str:
+    """The date and time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

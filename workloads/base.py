@@ -1,0 +1,78 @@
+"""What a problem must offer to be measured. A user's own workload subclasses `Workload` and needs no edit here."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+TRAIN, HELD_OUT = "train", "held_out"
+
+
+class Workload:
+    """A model, its data, its loss and its score.
+
+    `steps`, `eval_every` and `target` (a score to reach, or None) come from its YAML. `data` lists the files of
+    installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity.
+    """
+
+    score_name = "loss"
+    higher_is_better = False
+    gradients = "dense"  # or "sparse": what its parameters receive
+    data: tuple[str, ...] = ()
+
+    def __init__(self, *, steps: int, eval_every: int | None = None, target: float | None = None) -> None:
+        self.steps, self.eval_every, self.target = steps, eval_every, target
+
+    def model(self) -> nn.Module:
+        """A fresh model in fp32 on the CPU, drawn from torch's global generator, which the caller has seeded."""
+        raise NotImplementedError
+
+    def batches(self, split: str, seed: int) -> Iterable[Any]:
+        """CPU batches (tensors, or tuples or dicts of them): endless for "train", one pass for "held_out".
+
+        "train" is the same for every optimizer with the same seed; "held_out" does not depend on the seed.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean loss of one batch, 0-dimensional, with its graph."""
+        raise NotImplementedError
+
+    def score(self, model: nn.Module) -> float | None:
+        """What `target` is compared with, on held-out data; None where the held-out loss is the score."""
+        return None
+
+    def extra(self, model: nn.Module) -> dict[str, Tensor]:
+        """0-dimensional tensors to record after each step, by name."""
+        return {}
+
+    def unsuitable(self, optimizer: Mapping[str, Any]) -> str | None:
+        """Why an optimizer with this `about` cannot train this workload, or None."""
+        accepted = optimizer.get("gradients", "dense")
+        if accepted in (self.gradients, "both"):
+            return None
+        return f"it takes {accepted} gradients and this workload's are {self.gradients}"
+
+
+def packaged(name: str, sha256: str | None = None) -> Path:
+    """The file `name` (``package/path``) of an installed package, which is not imported.
+
+    Raises FileNotFoundError without it, and RuntimeError where its content is not the pinned one.
+    """
+    package, _, rest = name.partition("/")
+    spec = PathFinder.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / rest
+        if path.is_file():
+            if sha256 and content_hash(path) != sha256:
+                raise RuntimeError(f"{name} is not the file that this workload is defined on; use constraints.txt")
+            return path
+    raise FileNotFoundError(f"{name}: no such file in an installed package; pip install optimeter brings it")
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
