@@ -8,7 +8,7 @@ replayed configuration may only name packages on the list.
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import PathFinder
@@ -23,6 +23,7 @@ from conf import Refused, Unsupported
 from conf.check import ABOUT, nearest
 from workloads.base import Workload, content_hash, packaged
 
+Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
 KINDS: dict[str, type] = {"optimizer": Optimizer, "workload": Workload}
 # Top-level package → the distribution to install; the only targets that a replayed configuration may name.
 PEERS = {
@@ -104,11 +105,11 @@ def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
             raise Refused(f"{part}.{name} must be given: {cls.__name__} has no default for it; +{part}.{name}=…")
 
 
-def optimizer_builder(spec: dict[str, Any], listed_only: bool = False) -> Callable[[list[tuple[str, Any]]], Optimizer]:
+def optimizer_builder(spec: dict[str, Any], listed_only: bool = False) -> Build:
     """A function from (name, parameter) pairs to the optimizer."""
     cls, named = resolve("optimizer", spec, listed_only), about(spec)["parameters"] == "named"
 
-    def build(parameters: list[tuple[str, Tensor]]) -> Optimizer:
+    def build(parameters: Sequence[tuple[str, Tensor]]) -> Optimizer:
         return cls(parameters if named else [p for _, p in parameters], **arguments(spec))
 
     return build
@@ -141,10 +142,14 @@ def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict
             continue
         seen.add(name)
         files[name] = content_hash(Path(path))
-        for value in list(vars(module).values()):
-            queue.append(value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or "")
+        queue.extend(_home(value) for value in vars(module).values())
     data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
     return {"sources": files, "package": _package_version(top), "data": data}
+
+
+def _home(value: Any) -> str:
+    """The name of the module that a value is, or was defined in."""
+    return str(value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or "")
 
 
 def _is_editable(module: str, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Is this configuration one that can be run? One clear line with the fix where it is not, before anything is written."""
+"""Can this configuration be run? Where it cannot, one clear line with the fix, before anything is written."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +23,10 @@ ABOUT: dict[str, Any] = {
 
 
 def whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least, f"a whole number of at least {least}"
+    return (
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least,
+        f"a whole number of at least {least}",
+    )
 
 
 def positive(x: Any) -> bool:

@@ -21,17 +21,17 @@ def identify(parts: list[Part], device: str, send: Send) -> None:
     resolved = resolve_device(device)
     send({"device": resolved, "device_name": device_name(resolved), "environment": describe(resolved)})
     for part in parts:
-        send(_answer(lambda part=part: {"identity": identity(*part)}, part[0]))
+        send(_answer("identity", identity, part))
 
 
 def look(parts: list[Part], device: str, send: Send) -> None:
     """Send {}, then the `target` of each part, in their order, its class imported and its arguments checked."""
     send({})
     for part in parts:
-        send(_answer(lambda part=part: {"target": _looked_at(*part)}, part[0]))
+        send(_answer("target", _target_of, part))
 
 
-def _looked_at(kind: str, spec: dict[str, Any], listed_only: bool) -> str:
+def _target_of(kind: str, spec: dict[str, Any], listed_only: bool) -> str:
     from conf.build import build_workload, check_arguments, resolve
 
     cls = resolve(kind, spec, listed_only)
@@ -41,16 +41,16 @@ def _looked_at(kind: str, spec: dict[str, Any], listed_only: bool) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _answer(question: Callable[[], dict[str, Any]], kind: str) -> dict[str, Any]:
-    """What `question` finds out, or `refused` or `unsupported` with the reason."""
+def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
+    """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
     try:
-        return question()
+        return {name: question(*part)}
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Unsupported as reason:
         return {"unsupported": str(reason)}
     except (ValueError, TypeError) as error:
-        return {"refused": f"{kind}: {str(error).removeprefix(f'{kind}.')}"}
+        return {"refused": f"{part[0]}: {error}"}
 
 
 def resolve_device(device: str) -> str | None:
@@ -101,7 +101,11 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
             from measure.overhead import overhead
 
             return overhead(workload, build, settings, config["measure"], send)
-        training = Training(workload, build, settings, lambda line: steps.write(to_line(line)) and None, send)
+
+        def write(line: dict[str, Any]) -> None:
+            steps.write(to_line(line))
+
+        training = Training(workload, build, settings, write, send)
         if payload["device"] != "cuda":
             return training.run() | {"compiled": compiled()}
         with GpuWatch(torch.cuda.current_device()) as watch:

@@ -15,7 +15,12 @@ def explain(error: BaseException) -> str:
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return f"{key[1]}: no such key{_nearest_key(error, key[1])} (a new one is added with +{key[1]}=…)"
-    if "no viable alternative" in text or "mismatched input" in text or "extraneous input" in text or "token recognition" in text:
+    if (
+        "no viable alternative" in text
+        or "mismatched input" in text
+        or "extraneous input" in text
+        or "token recognition" in text
+    ):
         return f"{text.split('See https', 1)[0].strip()} (quote a value with special characters: 'key=\"value\"')"
     return text.split("See https", 1)[0].strip() or type(error).__name__
 

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "numpy", "hydra-core", "bitsandbytes", "torchao", "transformers", "diffusers", "peft")
-PACKAGES += ("scikit-learn", "schedulefree", "prodigyopt", "pytorch-optimizer")
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")
-VARIABLES += ("PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET")
+PACKAGES = (
+    *("torch", "triton", "numpy", "hydra-core", "scikit-learn", "bitsandbytes", "torchao"),
+    *("transformers", "diffusers", "peft", "schedulefree", "prodigyopt", "pytorch-optimizer"),
+)
+VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
+    *("CUBLAS_WORKSPACE_CONFIG", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET"),
+)
 
 
 def describe(device: str | None) -> dict[str, Any]:

@@ -18,13 +18,17 @@ from torch.optim import Optimizer
 FIRST_MOMENT, SECOND_MOMENT = "first_moment", "second_moment"
 ROLES = {
     FIRST_MOMENT: ("exp_avg", "state1", "absmax1", "momentum_buffer"),
-    SECOND_MOMENT: ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var", "variance", "square_avg")
-    + ("state2", "absmax2", "max_exp_avg_sq"),
+    SECOND_MOMENT: (
+        *("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "max_exp_avg_sq"),
+        *("square_avg", "variance", "row_var", "col_var", "state2", "absmax2"),
+    ),
     "code_tables": ("qmap", "qmap1", "qmap2", "dynamic", "udynamic"),
 }
 ROLE_OF = {key: role for role, keys in ROLES.items() for key in keys}
 EIGHT_BITS = {torch.uint8, torch.int8} | {
-    getattr(torch, name) for name in dir(torch) if name.startswith("float8_") and isinstance(getattr(torch, name), torch.dtype)
+    getattr(torch, name)
+    for name in dir(torch)
+    if name.startswith("float8_") and isinstance(getattr(torch, name), torch.dtype)
 }
 OPAQUE = (str, bytes, int, float, complex, bool, type(None), type, torch.dtype, torch.device, torch.Generator)
 CALLABLES = (ModuleType, FunctionType, MethodType, BuiltinFunctionType)
@@ -68,7 +72,7 @@ def walk(root: Any) -> Iterator[tuple[tuple[str, ...], Tensor | np.ndarray]]:
     queue: deque[tuple[tuple[str, ...], Any]] = deque([((), root)])
     while queue:
         path, value = queue.popleft()
-        if isinstance(value, OPAQUE) or isinstance(value, CALLABLES) or id(value) in seen:
+        if isinstance(value, (*OPAQUE, *CALLABLES)) or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, (Tensor, np.ndarray)):

@@ -20,19 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from measure import probe
 from measure.allocator import allocator_for
 from measure.clock import clock_for
-from measure.memory import Ledger, ledger, parameter_counts, tensor_bytes
-from measure.observation import CudaReadBack, Observation, ReadBack, Schedule, Value
+from measure.memory import Ledger, ledger, parameter_counts
+from measure.observation import CudaReadBack, Observation, ReadBack, Span, Value
+from measure.sampling import Sampler, Schedule
 from measure.statistics import spread
 
-LEDGER_EVERY = 4  # looks at the norms between two walks through the state
 TIMED = ("step", "forward", "backward", "optimizer")
 
 
@@ -60,15 +58,14 @@ class OptimizerMonitor:
         self.device = self.parameters[0].device
         self.clock, self.allocator = clock_for(self.device), allocator_for(self.device)
         self.schedule = Schedule(sample_every)
+        self.sampler = Sampler(self.parameters, self.allocator, self.ledger)
         self.read_back = CudaReadBack(self.device) if self.device.type == "cuda" else ReadBack()
         self.lines: list[dict[str, Any]] = []
         self.on_line = on_line or self.lines.append
         self.times: dict[str, list[float]] = {name: [] for name in (*TIMED, "optimizer_host")}
-        self.phases: dict[str, list[tuple[Any, Any]]] = {}
+        self.phases: dict[str, list[Span]] = {}
         self.sampling: list[float] = []  # seconds that each look at norms and memory took
         self.steps = 0
-        self.gradient_bytes = 0
-        self.state_bytes: list[int] = []  # at each sampled step
         self.allocator_state_bytes: int | None = None
         self._handles: list[Any] = []
         self._current: Observation | None = None  # being made
@@ -77,8 +74,6 @@ class OptimizerMonitor:
         self._muted = False
         self._forward_begin: Any = None
         self._backward_begin: Any = None
-        self._looks = 0
-        self._process = psutil.Process()
 
     def __enter__(self) -> "OptimizerMonitor":
         if not self._handles:
@@ -132,7 +127,7 @@ class OptimizerMonitor:
         lr = self.optimizer.param_groups[0].get("lr")
         one.lr = lr.clone() if isinstance(lr, Tensor) else lr
         if one.sampled:
-            self._sample_gradients(one)
+            self.sampler.before(one)
             self.allocator.begin()
         self._held = self.allocator.held() if one.index == 1 else None
         self._host_begin, self._optimizer_begin = time.perf_counter(), self.clock.stamp()
@@ -151,7 +146,7 @@ class OptimizerMonitor:
         if self._held is not None:
             self.allocator_state_bytes = (self.allocator.held() or 0) - self._held
         if one.sampled:
-            self._sample_weights(one)
+            self.sampler.after(one)
             one.sampling.append((now, self.clock.stamp()))
         self._current, self._stepped, self._backward_begin = None, one, None
         if one.losses:
@@ -210,24 +205,6 @@ class OptimizerMonitor:
         if self._current and self._current.sampled:
             self.allocator.phase_ends(name)
 
-    def _sample_gradients(self, one: Observation) -> None:
-        self.gradient_bytes = max(self.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
-        gradients = probe.gradients_of(self.parameters)
-        one.gradient_elements = sum(g.numel() for g in gradients)
-        self._glimpses = probe.glimpse(self.parameters)
-        if gradients:
-            one.values |= probe.gradient_statistics(gradients)
-
-    def _sample_weights(self, one: Observation) -> None:
-        one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
-        one.values["update_norm"] = probe.change_norm(self.parameters, self._glimpses)
-        if self._looks < 3 or self._looks % LEDGER_EVERY == 0:
-            held = self.ledger()
-            self.state_bytes.append(held.state_bytes)
-            one.memory = {"state": held.by_role, "gradients": self.gradient_bytes, "allocated": self.allocator.held()}
-            one.memory["process"] = self._process.memory_info().rss
-        self._looks += 1
-
     def _complete(self) -> None:
         """The step has its loss, or will not get one."""
         if self._stepped:
@@ -270,7 +247,7 @@ class OptimizerMonitor:
             "predicted_state_bytes": None,
             "allocator_state_bytes": allocated if self.allocator.reason is None else None,
             "unexplained_bytes": None,
-            "gradient_bytes": self.gradient_bytes,
+            "gradient_bytes": self.sampler.gradient_bytes,
             "transient_bytes": self.allocator.transient(),
             "peak_bytes": self.allocator.peaks(),
             "process_peak_bytes": process_peak_bytes(),

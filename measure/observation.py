@@ -11,8 +11,6 @@ from torch import Tensor
 from measure.clock import HostClock
 
 READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
-CALIBRATION_STEPS = 32  # all sampled; what they cost decides how often the later ones are
-BUDGET = 0.004  # share of the step time that sampling may take
 Span = tuple[Any, Any]  # two stamps of the clock
 Value = Tensor | float
 
@@ -62,7 +60,7 @@ class Observation:
         return total
 
     def line(self, durations: dict[str, float]) -> dict[str, Any]:
-        """The record's line, after `settle`. What was not sampled at this step is absent; loss is null if not finite."""
+        """The record's line, after `settle`; what was not sampled at this step is absent."""
         loss = sum(map(float, self.losses)) / len(self.losses) if self.losses else None
         line: dict[str, Any] = {"step": self.index, "seconds": durations.get("step"), "loss": loss, "lr": self.lr}
         if "gradient_norm" in self.values:
@@ -129,28 +127,3 @@ class CudaReadBack(ReadBack):
             for one in batch:
                 one.settle({name: next(numbers) for name in one.tensors()})
                 yield one
-
-
-class Schedule:
-    """Which steps are sampled: every n-th, or all until sampling has a known cost and then as many as the budget buys."""
-
-    def __init__(self, every: int | str) -> None:
-        if every != "auto" and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-            raise ValueError(f"sample_every must be 'auto' or a whole number of at least 1, not {every!r}")
-        self.every = 1 if every == "auto" else int(every)
-        self.costs: list[tuple[float, float]] | None = [] if every == "auto" else None
-
-    def due(self, index: int) -> bool:
-        """Whether step `index`, counted from 1, is sampled."""
-        return (index - 1) % self.every == 0
-
-    def learn(self, sampling_seconds: float, step_seconds: float) -> None:
-        """Take in what sampling one step cost; after enough of them, settle on an interval of 1, 2, 5, 10, 20 …"""
-        if self.costs is None:
-            return
-        self.costs.append((sampling_seconds, step_seconds))
-        if len(self.costs) == CALIBRATION_STEPS:
-            sampling, step = (sorted(column)[CALIBRATION_STEPS // 2] for column in zip(*self.costs, strict=True))
-            needed = sampling / max(step, 1e-9) / BUDGET
-            self.every = next(n * 10**k for k in range(9) for n in (1, 2, 5) if n * 10**k >= needed)
-            self.costs = None

@@ -15,15 +15,15 @@ import torch
 
 from measure.interleave import Comparison, interleave
 from measure.monitor import OptimizerMonitor
-from measure.observation import CALIBRATION_STEPS
 from measure.predict import to_mode
 from measure.record import to_line
 from measure.run import Build, Settings, to_device
+from measure.sampling import CALIBRATION_STEPS
 from measure.statistics import spread
 
 OFF, ON, ONE, TWO = "off", "on", "+1 %", "+2 %"
 PAIRS = [(OFF, OFF + " again"), (OFF, ON), (OFF, ONE), (OFF, TWO)]
-PRECISION = 0.004  # half-width of off/off at which more pairs are not needed
+PRECISION = 0.005  # half-width of off/off at which more pairs are not needed
 MOST = 4  # times as many pairs as asked for, if they are needed
 LIMIT = {"cpu": 0.02, "cuda": 0.01}  # what the default schedule may cost
 BATCHES = 8
@@ -125,14 +125,15 @@ def overhead(
 
     comparisons = interleave(blocks, PAIRS, options["pairs"], enough, total, settings.seed)
     parts = {name: comparison.block() for name, comparison in zip((OFF, ON, ONE, TWO), comparisons, strict=True)}
-    found = {"block_steps": bench.steps, "step_seconds": bench.step_seconds, "comparisons": parts}
-    found |= {"sample_every": bench.monitor.schedule.every, "sampling_share": bench.sampling_share()}
+    share = bench.sampling_share()
+    found: dict[str, Any] = {"block_steps": bench.steps, "step_seconds": bench.step_seconds, "comparisons": parts}
+    found |= {"sample_every": bench.monitor.schedule.every, "sampling_share": share}
     summary = bench.monitor.summary()
     return summary | {
         "status": "ok",
         "reason": None,
         "steps": bench.monitor.steps,
-        "overhead": found | verdict(parts, found["sampling_share"], settings.device),
+        "overhead": found | verdict(parts, share, settings.device),
         "missing": {"quality": "measure=overhead does not train to an end"},
     }
 

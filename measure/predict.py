@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,9 @@ class AnswerHostReads(TorchDispatchMode):
 
 
 def predict(
-    build: Callable[[list[tuple[str, Tensor]]], Optimizer], parameters: Iterable[tuple[str, Tensor]], sparse: bool = False
+    build: Callable[[Sequence[tuple[str, Tensor]]], Optimizer],
+    parameters: Iterable[tuple[str, Tensor]],
+    sparse: bool = False,
 ) -> Prediction:
     """Step `build(named parameters)` on fake copies of `parameters`; raises what the optimizer's own code raises."""
     shapes = [(name, p.shape, p.dtype, p.device) for name, p in parameters if p.requires_grad]
@@ -53,7 +55,7 @@ def predict(
         for _ in range(STEPS):
             for _, p in named:
                 p.grad = no_rows(p) if sparse else torch.empty_like(p)
-            optimizer.step(lambda: torch.empty(()))
+            optimizer.step(lambda: torch.empty(()))  # type: ignore[arg-type, return-value]
         return Prediction(ledger(optimizer), (answers.reads - built) // STEPS)
 
 

@@ -21,6 +21,8 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "timeout", "crashed", "error", "unsupported", "interrupted")
 FINISHED = ("ok", "diverged", "unsupported")  # kept when the same command is given again
 FAILED = ("error", "crashed", "oom", "timeout")
+# What of a configuration does not make another run: where it is kept, how it is guarded, what it is called.
+VOLATILE = ("name", "runs_dir", "rerun", "limit_seconds", "baseline", "dry", "replay", "choices")
 RESULT, STEPS, CONFIG, LOG = "result.json", "steps.jsonl", "config.yaml", "log.txt"
 PART = ".part"
 

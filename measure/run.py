@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from measure.probe import fingerprint
 
 DIVERGED_FACTOR, DIVERGED_LINES = 1e3, 10
 PROGRESS_EVERY = 0.2  # seconds
-Build = Callable[[list[tuple[str, nn.Parameter]]], Optimizer]
+Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,23 @@ class Training:
     def step(self, batches: list[Any]) -> None:
         """One optimizer step on the mean gradient of `batches`."""
         batches = [to_device(batch, self.device, self.settings.dtype) for batch in batches]
+        losses: list[Tensor] = []
+
+        def closure() -> Tensor:
+            losses.append(self._fill_gradients(batches))
+            return losses[-1]
+
         if self.settings.closure:
-            self.optimizer.step(lambda: self._gradients(batches))  # type: ignore[arg-type]
+            self.optimizer.step(closure)  # type: ignore[arg-type]
         else:
-            self._gradients(batches)
+            closure()
             self.optimizer.step()
         if self.scheduler:
             self.scheduler.step()
-        loss, self._loss = self._loss, None
-        self.monitor.record(loss, **self.workload.extra(self.model))
+        self.monitor.record(losses[0], **self.workload.extra(self.model))
 
-    def _gradients(self, batches: list[Any]) -> Tensor:
-        """Fill the gradients; returns the mean loss."""
+    def _fill_gradients(self, batches: list[Any]) -> Tensor:
+        """Backward through each batch, clip; returns the mean loss."""
         self.optimizer.zero_grad()
         losses = []
         for batch in batches:
@@ -133,8 +138,7 @@ class Training:
             losses.append(loss.detach())
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self._loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
-        return self._loss
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> None:
@@ -142,10 +146,9 @@ class Training:
         to_mode(self.optimizer, "eval")
         self.model.eval()
         with self.monitor.phase("evaluation"):
-            losses = []
-            for batch in self.workload.batches("held_out", self.settings.seed):
-                losses.append(self.workload.loss(self.model, to_device(batch, self.device, self.settings.dtype)))
-            loss = torch.stack(losses).double().mean().item()
+            batches = self.workload.batches("held_out", self.settings.seed)
+            on_device = (to_device(batch, self.device, self.settings.dtype) for batch in batches)
+            loss = torch.stack([self.workload.loss(self.model, batch) for batch in on_device]).double().mean().item()
             score = self.workload.score(self.model) if math.isfinite(loss) else None
         self.model.train()
         to_mode(self.optimizer, "train")
@@ -187,7 +190,7 @@ class Training:
         """What must be true of an honest run: everything trainable moved, nothing frozen did, all is finite."""
         after, trainable = fingerprints(self.model), {n for n, p in self.model.named_parameters() if p.requires_grad}
         same = {name for name in after if after[name] == before[name]}
-        grown = self.monitor.state_bytes
+        grown = self.monitor.sampler.state_bytes
         return {
             "parameters_moved": not same & trainable,
             "unmoved": sorted(same & trainable),
@@ -209,16 +212,23 @@ class Training:
             memory["unexplained_bytes"] = memory["allocator_state_bytes"] - memory["state_bytes"]
         status = "diverged" if self.diverged else "ok"
         quality, steps = self._quality(), self.monitor.steps
-        return blocks | {"status": status, "reason": self.diverged, "steps": steps} | {
-            "quality": quality, "checks": checks, "missing": self.missing,
-        }
+        return (
+            blocks
+            | {"status": status, "reason": self.diverged, "steps": steps}
+            | {
+                "quality": quality,
+                "checks": checks,
+                "missing": self.missing,
+            }
+        )
 
     def _quality(self) -> dict[str, Any]:
         """Held-out loss and score, and when the target was first reached."""
         losses = [one["loss"] for one in self.evaluations if math.isfinite(one["loss"])]
         target, sign = self.workload.target, 1 if self.workload.higher_is_better else -1
         reached = [
-            one for one in self.evaluations
+            one
+            for one in self.evaluations
             if target is not None and one["score"] is not None and sign * (one["score"] - target) >= 0
         ]
         last = self.evaluations[-1] if not self.diverged else {"loss": None, "score": None}

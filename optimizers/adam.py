@@ -22,7 +22,7 @@ def adam(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """m, v: moments like p; v_max: the running maximum of v, with amsgrad. Decay is the L2 kind, inside the gradient."""
+    """m, v: moments like p; v_max: the largest v so far, with amsgrad. Decay is of the L2 kind, inside the gradient."""
     beta1, beta2 = betas
     if weight_decay:
         g = g.add(p, alpha=weight_decay)

@@ -54,7 +54,9 @@ class SparseAdam(Shell):
     def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
         """Update the touched rows of one table: gather them, apply the rule, scatter them back."""
         if not p.grad.is_sparse:  # type: ignore[union-attr]
-            raise RuntimeError("SparseAdam needs sparse gradients (nn.Embedding(…, sparse=True)); Adam takes dense ones")
+            raise RuntimeError(
+                "SparseAdam needs sparse gradients (nn.Embedding(…, sparse=True)); Adam takes dense ones"
+            )
         state = self.start(p, group)
         state["step"] += 1
         rows, g = touched(p.grad.coalesce())  # type: ignore[union-attr]

@@ -26,14 +26,12 @@ class TorchMuon(Optimizer):
         params = list(params)
         matrices = [p for p in params if p.dim() == 2]
         others = [p for p in params if p.dim() != 2]
-        muon = {"momentum": momentum, "nesterov": nesterov, "adjust_lr_fn": adjust_lr_fn}
-        shared = {"lr": lr, "weight_decay": weight_decay}
         self.parts: list[Optimizer] = []
-        super().__init__(params, shared)
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         if matrices:
-            self.parts.append(Muon(matrices, **shared, **muon))  # type: ignore[arg-type]
+            self.parts.append(Muon(matrices, lr, weight_decay, momentum, nesterov, adjust_lr_fn=adjust_lr_fn))
         if others:
-            self.parts.append(AdamW(others, **shared))
+            self.parts.append(AdamW(others, lr=lr, weight_decay=weight_decay))
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         self._share()
 
@@ -52,7 +50,7 @@ class TorchMuon(Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step both parts; returns what the closure returned."""
         loss = None
         if closure is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class MLP(Workload):
 
     def model(self) -> nn.Module:
         widths = (PIXELS, *HIDDEN[self.size])
-        hidden = [part for i, o in zip(widths, widths[1:], strict=False) for part in (nn.Linear(i, o), nn.ReLU())]
+        hidden = [part for i, o in pairwise(widths) for part in (nn.Linear(i, o), nn.ReLU())]
         return nn.Sequential(*hidden, nn.Linear(widths[-1], CLASSES))
 
     @cached_property

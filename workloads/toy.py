@@ -50,4 +50,4 @@ class Toy(Workload):
 
     def extra(self, model: nn.Module) -> dict[str, Tensor]:
         with torch.no_grad():
-            return {"x": model.x[0].clone(), "f": model()}  # type: ignore[index, operator]
+            return {"x": model.x[0].clone(), "f": model()}  # type: ignore[index]

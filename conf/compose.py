@@ -1,0 +1,115 @@
+"""From the command line to plain configurations, in Hydra's hands; the only module that imports Hydra."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf import CONF, Refused
+from conf.check import check
+from conf.explain import explain
+from measure.isolate import warm_up
+from measure.record import VOLATILE
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PARTS = ("optimizer", "workload")
+Config = dict[str, Any]
+
+
+def compose(run_elsewhere: Callable[[Config], None]) -> list[Config]:
+    """Let Hydra compose the jobs that `sys.argv` asks for, all of them before the first one runs.
+
+    Under another launcher than Hydra's basic one the list is empty: `run_elsewhere` is called for each job where the
+    launcher puts it. Raises Refused for what cannot be composed, or cannot be run.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.plugins.sweeper import Sweeper
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    # It would compose each job once more, half of Hydra's time; here all are composed before the first one runs.
+    Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
+    configs: list[Config] = []
+    refusals: list[str] = []
+    passed_over: list[DictConfig] = []
+    typed = shlex.join(["python", "bench.py", *sys.argv[1:]])
+
+    def job(cfg: "DictConfig") -> None:
+        warm_up()  # torch is imported over there while the other jobs are composed here
+        try:
+            config = plan(cfg, typed)
+        except Refused as refusal:
+            refusals.append(str(refusal))
+            return
+        if config is None:
+            passed_over.append(cfg)
+        elif HydraConfig.get().runtime.choices["hydra/launcher"] == "basic":
+            configs.append(config)
+        else:
+            run_elsewhere(config)
+
+    try:
+        hydra.main(config_path=str(CONF), config_name="bench", version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise Refused(explain(error)) from error
+    if passed_over:
+        print(f"bench.py: {len(passed_over)} jobs with `any` are passed over: it names no class", file=sys.stderr)
+    if refusals:
+        more = len(set(refusals)) - 1
+        raise Refused(refusals[0] + (f" (and {more} more like this)" if more else ""))
+    return configs
+
+
+def plan(cfg: "DictConfig", typed: str) -> Config | None:
+    """A job's configuration as plain, complete, checked data; None for a swept `any` that names no class."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    chosen = HydraConfig.get().runtime.choices
+    if config["replay"]:
+        config = recorded(Path(config["replay"])) | {name: config[name] for name in VOLATILE if name != "choices"}
+    else:
+        config["choices"] = {"optimizer": chosen["optimizer"], "workload": chosen["workload"]}
+    for part in PARTS:
+        spec = {name: value for name, value in config[part].items() if value != "???"}
+        if "_target_" not in spec and HydraConfig.get().mode == RunMode.MULTIRUN:
+            return None
+        if config["choices"][part] == "any":
+            config["choices"][part] = spec.get("_target_", "any")
+        config[part] = spec
+    complete(config, chosen.get("experiment"))
+    check(config)
+    return config | {"command": typed}
+
+
+def recorded(folder: Path) -> Config:
+    """The configuration in a record's folder (or the path of its config.yaml)."""
+    from omegaconf import OmegaConf
+
+    path = folder if folder.suffix == ".yaml" else folder / "config.yaml"
+    if not path.exists():
+        raise Refused(f"replay={folder}: there is no {path}")
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(config, dict) or not {"optimizer", "workload", "choices"} <= set(config):
+        raise Refused(f"replay={folder}: {path} is not the configuration of a run")
+    return {name: value for name, value in config.items() if name != "hydra"}  # type: ignore[misc]
+
+
+def complete(config: Config, experiment: str | None) -> None:
+    """Put numbers where the configuration left the choice to the workload or the optimizer."""
+    if config["name"] is None:
+        config["name"] = experiment or "default"
+    workload = config["workload"]
+    for name in ("steps", "eval_every"):
+        if config[name] is None:
+            config[name] = workload.get(name)
+        workload[name] = config[name]
+    if workload.get("sparse") == "auto":
+        workload["sparse"] = (config["optimizer"].get("about") or {}).get("gradients") == "sparse"

@@ -1,0 +1,73 @@
+"""The looks that cost something: norms of gradients, weights and updates, and the walk through the state."""
+
+from collections.abc import Callable, Sequence
+
+import psutil
+from torch import Tensor
+
+from measure import probe
+from measure.allocator import Allocator
+from measure.memory import Ledger, tensor_bytes
+from measure.observation import Observation
+
+CALIBRATION_STEPS = 32  # all sampled; what they cost decides how often the later ones are
+BUDGET = 0.004  # share of the step time that sampling may take
+LEDGER_EVERY = 4  # samples between two walks through the state
+
+
+class Schedule:
+    """Which steps are sampled: every n-th; or all until their cost is known, and then as many as the budget buys."""
+
+    def __init__(self, every: int | str) -> None:
+        if every != "auto" and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise ValueError(f"sample_every must be 'auto' or a whole number of at least 1, not {every!r}")
+        self.every = 1 if every == "auto" else int(every)
+        self.costs: list[tuple[float, float]] | None = [] if every == "auto" else None
+
+    def due(self, index: int) -> bool:
+        """Whether step `index`, counted from 1, is sampled."""
+        return (index - 1) % self.every == 0
+
+    def learn(self, sampling_seconds: float, step_seconds: float) -> None:
+        """Take in what sampling one step cost; after enough of them, settle on an interval of 1, 2, 5, 10, 20 …"""
+        if self.costs is None:
+            return
+        self.costs.append((sampling_seconds, step_seconds))
+        if len(self.costs) == CALIBRATION_STEPS:
+            sampling, step = (sorted(column)[CALIBRATION_STEPS // 2] for column in zip(*self.costs, strict=True))
+            needed = sampling / max(step, 1e-9) / BUDGET
+            self.every = next(n * 10**k for k in range(9) for n in (1, 2, 5) if n * 10**k >= needed)
+            self.costs = None
+
+
+class Sampler:
+    """Looks at the gradients before a sampled step and at the weights, the state and the memory after it."""
+
+    def __init__(self, parameters: Sequence[Tensor], allocator: Allocator, weigh: Callable[[], Ledger]) -> None:
+        self.parameters, self.allocator, self.weigh = parameters, allocator, weigh
+        self.gradient_bytes = 0
+        self.state_bytes: list[int] = []  # at each walk
+        self._samples = 0
+        self._before: list[Tensor] = []
+        self._process = psutil.Process()
+
+    def before(self, one: Observation) -> None:
+        """Gradients are there, the step is not made."""
+        self.gradient_bytes = max(self.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
+        gradients = probe.gradients_of(self.parameters)
+        one.gradient_elements = sum(g.numel() for g in gradients)
+        if gradients:
+            one.values |= probe.gradient_statistics(gradients)
+        self._before = probe.glimpse(self.parameters)
+
+    def after(self, one: Observation) -> None:
+        """The step is made."""
+        one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
+        one.values["update_norm"] = probe.change_norm(self.parameters, self._before)
+        self._before = []
+        if self._samples < LEDGER_EVERY or self._samples % LEDGER_EVERY == 0:
+            held = self.weigh()
+            self.state_bytes.append(held.state_bytes)
+            one.memory = {"state": held.by_role, "gradients": self.gradient_bytes, "allocated": self.allocator.held()}
+            one.memory["process"] = self._process.memory_info().rss
+        self._samples += 1

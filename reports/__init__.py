@@ -1,0 +1,1 @@
+"""Records in; tables, plots and one HTML page out. Nothing here runs or measures anything."""

@@ -1,0 +1,148 @@
+"""The report of a folder of records: tables, plots, and one self-contained page that needs no network."""
+
+import base64
+import hashlib
+import json
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from measure.record import STATUSES, Record, read_records
+from reports.comparison import comparison, summary
+from reports.documents import TABLES
+from reports.figures import PLOTS
+from reports.group import Setting, at, settings
+from reports.table import Cell, Table
+
+REPORT = "report"
+FILES = ("result.json", "config.yaml", "steps.jsonl", "log.txt")
+LEFT_OUT = ("environment", "command")  # of a run's excerpt: they stand elsewhere on the page
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture, for the page in base64."""
+
+    title: str
+    file: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one setting."""
+
+    title: str
+    summary: str
+    table: Table
+    plots: Sequence[Plot]
+
+
+def build(root: Path) -> Path:
+    """Write `root`/report from the records under `root`; returns the page. Raises FileNotFoundError without records."""
+    records = [record for record in read_records(root) if REPORT not in record.folder.relative_to(root).parts]
+    if not records:
+        raise FileNotFoundError(f"{root}: no records in it; python bench.py name=… makes some")
+    report = root / REPORT
+    shutil.rmtree(report, ignore_errors=True)
+    for folder in ("tables", "plots"):
+        (report / folder).mkdir(parents=True)
+    sections = [_section(setting, number, report) for number, setting in enumerate(settings(records), start=1)]
+    documents = [table for make in TABLES if (table := make(records))]
+    for table in (*(section.table for section in sections), *documents):
+        (report / "tables" / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
+        (report / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    page = report / "index.html"
+    page.write_text(_render(root, records, sections, documents), encoding="utf-8")
+    return page
+
+
+def _section(setting: Setting, number: int, report: Path) -> Section:
+    plots = []
+    for name, draw in PLOTS:
+        path = report / "plots" / f"{name}-{number}.png"
+        if draw(setting, path):
+            data = base64.b64encode(path.read_bytes()).decode()
+            plots.append(Plot(f"{name.replace('_', ' ')}: {setting.label}", path.name, data))
+    return Section(setting.label, summary(setting), comparison(setting, number), plots)
+
+
+def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], documents: Sequence[Table]) -> str:
+    template = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    ).get_template("page.html.j2")
+    counts = Counter(record.result["status"] for record in records)
+    tables = [*(section.table for section in sections), *documents]
+    runs = [_complete(record) for record in records]
+    return template.render(
+        title=next((name for record in records if (name := record.result.get("name"))), root.name),
+        machine="; ".join(sorted({machine(record) for record in records if record.result.get("environment")})),
+        counts=[(status, counts[status]) for status in STATUSES if counts[status]],
+        statuses=STATUSES,
+        runs=runs,
+        sections=sections,
+        documents=documents,
+        failures=[record for record in runs if record.result["status"] != "ok"],
+        groups=_groups(tables),
+        commands=sorted({command for record in records if (command := record.result.get("command"))}),
+        command=f"python -m reports {shlex.quote(str(root))}",
+        environments=sorted(
+            {_pretty(record.result["environment"]) for record in runs if record.result.get("environment")}
+        ),
+        anchor=anchor,
+        group_anchor=group_anchor,
+        sort_key=sort_key,
+        files=lambda record: [file for file in FILES if (record.folder / file).exists()],
+        link=lambda record, file: quote(f"../{record.folder.relative_to(root)}/{file}"),
+        excerpt=lambda record: _pretty({key: part for key, part in record.result.items() if key not in LEFT_OUT}),
+    )
+
+
+def machine(record: Record) -> str:
+    """The processor (and GPU) of a run, in words."""
+    environment = record.result["environment"]
+    cpu = at(environment, "cpu")
+    parts = [at(environment, "gpu", "name"), f"{cpu['model']}, {cpu['logical_cores']} logical cores" if cpu else None]
+    return ", ".join([*filter(None, parts), f"torch {at(environment, 'packages', 'torch')}"])
+
+
+def _groups(tables: Iterable[Table]) -> list[tuple[Record, ...]]:
+    """Each set of several runs that some number comes from, once."""
+    cells = (cell for table in tables for row in table.rows for cell in row if len(cell.records) > 1)
+    return list({group_anchor(cell.records): cell.records for cell in cells}.values())
+
+
+def _pretty(value: dict[str, Any]) -> str:
+    """JSON with a line a key, and what is inside a key on one line where it is short."""
+    lines = [f"  {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}" for key, part in value.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _complete(record: Record) -> Record:
+    """With every key that the page names, for runs that never wrote a result."""
+    return Record(record.folder, dict.fromkeys(("seed", "command", "reason")) | record.result)
+
+
+def anchor(record: Record) -> str:
+    """The page's id of a run."""
+    return f"run-{hashlib.sha256(record.name.encode()).hexdigest()[:12]}"
+
+
+def group_anchor(records: Iterable[Record]) -> str:
+    """The page's id of the runs behind a number."""
+    return "group-" + hashlib.sha256("\n".join(sorted(record.name for record in records)).encode()).hexdigest()[:12]
+
+
+def sort_key(cell: Cell) -> str:
+    """What a column sorts by: the value, nothing where there is none."""
+    return "" if cell.value is None else str(cell.value)

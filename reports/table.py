@@ -1,0 +1,82 @@
+"""A table as data, and its three forms: Markdown, CSV and (in the page's template) HTML."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from measure.record import Record
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value to sort by, the text to show, and the records it comes from."""
+
+    value: Any
+    text: str = ""
+    records: tuple[Record, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The text, or what the value says of itself."""
+        return self.text or ("–" if self.value is None else str(self.value))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under `columns`; `name` is the file's, `notes` stand below."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def markdown(self) -> str:
+        """A pipe table; a pipe in a text does not end its cell."""
+        lines = [self.columns, ["---"] * len(self.columns), *([cell.shown for cell in row] for row in self.rows)]
+        body = "\n".join("| " + " | ".join(_in_markdown(str(text)) for text in line) + " |" for line in lines)
+        notes = "".join(f"\n\n{_in_markdown(note)}" for note in self.notes)
+        return f"### {_in_markdown(self.title)}\n\n{body}{notes}\n"
+
+    def csv(self) -> str:
+        """Raw values, for spreadsheets; a text that would be taken for a formula gets a quote in front."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow([_in_csv(cell) for cell in row])
+        return out.getvalue()
+
+
+def _in_markdown(text: str) -> str:
+    for character in "\\|<>*_`":
+        text = text.replace(character, "\\" + character)
+    return text.replace("\n", " ").replace("\r", " ")
+
+
+def _in_csv(cell: Cell) -> Any:
+    value = cell.text if cell.value is None else cell.value
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def number(value: float | None, digits: int = 4, unit: str = "") -> str:
+    """`digits` significant figures with thousands separated, or a dash."""
+    if value is None:
+        return "–"
+    if value == 0 or not 1e-4 <= abs(value) < 1e15:
+        text = f"{value:.{digits - 1}g}"
+    else:
+        places = max(0, digits - 1 - _magnitude(value))
+        text = f"{value:,.{places}f}"
+    return f"{text}{unit}"
+
+
+def _magnitude(value: float) -> int:
+    return int(f"{abs(value):e}".partition("e")[2])
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share in per cent, or a dash."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
