@@ -90,7 +90,9 @@ def check_name(name: Any) -> None:
     if not isinstance(name, str) or not name or len(name) > 60:
         raise Refused(f"name must be a text of 1 to 60 characters, not {_shown(name)}")
     if re.search(r"[/\\\x00-\x1f\x7f]", name) or name.startswith("."):
-        raise Refused(f"name={name}: no slash, backslash or control character, and no dot in front; e.g. name=my_sweep")
+        raise Refused(
+            f"name={_shown(name)}: no slash, backslash or control character, and no dot in front; e.g. name=my_sweep"
+        )
 
 
 def check_part(part: str, spec: dict[str, Any]) -> None:

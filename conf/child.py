@@ -101,11 +101,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
             from measure.overhead import overhead
 
             return overhead(workload, build, settings, config["measure"], send)
-
-        def write(line: dict[str, Any]) -> None:
-            steps.write(to_line(line))
-
-        training = Training(workload, build, settings, write, send)
+        training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), send)
         if payload["device"] != "cuda":
             return training.run() | {"compiled": compiled()}
         with GpuWatch(torch.cuda.current_device()) as watch:

@@ -31,6 +31,7 @@ from measure.observation import CudaReadBack, Observation, ReadBack, Span, Value
 from measure.sampling import Sampler, Schedule
 from measure.statistics import spread
 
+STATE_IS_THERE_AFTER = 2  # steps: some optimizers only look at the first gradient
 TIMED = ("step", "forward", "backward", "optimizer")
 
 
@@ -49,7 +50,7 @@ class OptimizerMonitor:
         *,
         sample_every: int | str = "auto",
         roles: Mapping[str, str] | None = None,
-        on_line: Callable[[dict[str, Any]], None] | None = None,
+        on_line: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         self.model, self.optimizer, self.roles = model, optimizer, roles
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -67,6 +68,7 @@ class OptimizerMonitor:
         self.sampling: list[float] = []  # seconds that each look at norms and memory took
         self.steps = 0
         self.allocator_state_bytes: int | None = None
+        self._held: int | None = None
         self._handles: list[Any] = []
         self._current: Observation | None = None  # being made
         self._stepped: Observation | None = None  # made, waiting for its loss
@@ -129,7 +131,7 @@ class OptimizerMonitor:
         if one.sampled:
             self.sampler.before(one)
             self.allocator.begin()
-        self._held = self.allocator.held() if one.index == 1 else None
+        self._held = self.allocator.held() if one.index <= STATE_IS_THERE_AFTER else None
         self._host_begin, self._optimizer_begin = time.perf_counter(), self.clock.stamp()
         if one.sampled:
             one.excluded.append((now, self._optimizer_begin))
@@ -144,7 +146,8 @@ class OptimizerMonitor:
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
         self._end_phase("step")
         if self._held is not None:
-            self.allocator_state_bytes = (self.allocator.held() or 0) - self._held
+            grown = (self.allocator.held() or 0) - self._held
+            self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
         if one.sampled:
             self.sampler.after(one)
             one.sampling.append((now, self.clock.stamp()))

@@ -83,9 +83,15 @@ class ReadBack:
     def __init__(self) -> None:
         self.waiting: list[Observation] = []
 
+    @staticmethod
+    def settles_at_once(tensor: Tensor) -> bool:
+        """Whether reading the value waits for no device."""
+        return tensor.device.type == "cpu"
+
     def add(self, observation: Observation) -> None:
         """Take one that is complete."""
-        observation.settle({name: t.item() for name, t in observation.tensors().items() if t.device.type == "cpu"})
+        tensors = observation.tensors().items()
+        observation.settle({name: tensor.item() for name, tensor in tensors if self.settles_at_once(tensor)})
         self.waiting.append(observation)
 
     def collect(self, wait: bool = False) -> Iterator[Observation]:

@@ -9,7 +9,8 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, TextIO
 
 import torch
 
@@ -32,7 +33,7 @@ BATCHES = 8
 class Bench:
     """A training loop whose blocks of steps can be timed with the monitor off, on, or with a known delay."""
 
-    def __init__(self, workload: Any, build: Build, settings: Settings, options: dict[str, Any]) -> None:
+    def __init__(self, workload: Any, build: Build, settings: Settings, options: dict[str, Any], sink: TextIO) -> None:
         self.workload, self.device = workload, torch.device(settings.device)
         torch.manual_seed(settings.seed)
         self.model = workload.model().to(device=self.device, dtype=settings.dtype)
@@ -40,18 +41,17 @@ class Bench:
         to_mode(self.optimizer, "train")
         batches = itertools.islice(workload.batches("train", settings.seed), BATCHES)
         self.batches = itertools.cycle([to_device(batch, self.device, settings.dtype) for batch in batches])
-        self.sink = open(os.devnull, "w")  # noqa: SIM115 - the lines' cost belongs to the monitor's
         self.monitor = OptimizerMonitor(
-            self.model, self.optimizer, sample_every=options["sample_every"], on_line=self._write
+            self.model,
+            self.optimizer,
+            sample_every=options["sample_every"],
+            on_line=lambda line: sink.write(to_line(line)),  # what lines cost is the monitor's cost
         )
         self.steps, self.step_seconds = 1, 0.0
         with self.monitor:
             self._run(CALIBRATION_STEPS + 8, self.monitor)
         self.step_seconds = spread(self.monitor.times["step"][CALIBRATION_STEPS:])["median"]  # type: ignore[index]
         self.steps = max(1, round(options["block_seconds"] / self.step_seconds))
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self.sink.write(to_line(line))
 
     def _run(self, steps: int, monitor: OptimizerMonitor | None = None, delay: float = 0.0) -> None:
         for _ in range(steps):
@@ -77,7 +77,7 @@ class Bench:
 
         def run() -> float:
             monitor = self.monitor if monitored else None
-            with self.monitor if monitored else _Nothing():
+            with self.monitor if monitored else nullcontext():
                 self._run(1, monitor, delay)
                 self._synchronise()
                 begin = time.perf_counter()
@@ -96,17 +96,17 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
 
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def overhead(
     workload: Any, build: Build, settings: Settings, options: dict[str, Any], progress: Callable[[tuple], None]
 ) -> dict[str, Any]:
     """The record's blocks for `measure=overhead`; `overhead` holds every pair and what follows from them."""
-    bench = Bench(workload, build, settings, options)
+    with open(os.devnull, "w") as sink:
+        return _overhead(Bench(workload, build, settings, options, sink), settings, options, progress)
+
+
+def _overhead(
+    bench: Bench, settings: Settings, options: dict[str, Any], progress: Callable[[tuple], None]
+) -> dict[str, Any]:
     timed = bench.block()
     blocks = {
         OFF: timed,

@@ -52,7 +52,7 @@ class Training:
         workload: Any,
         build: Build,
         settings: Settings,
-        write: Callable[[dict[str, Any]], None] = lambda line: None,
+        write: Callable[[dict[str, Any]], object] = lambda line: None,
         progress: Callable[[tuple[int, int, float | None]], None] = lambda news: None,
     ) -> None:
         self.workload, self.settings, self.write, self.progress = workload, settings, write, progress

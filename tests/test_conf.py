@@ -1,0 +1,261 @@
+"""Every YAML composes, builds and is listed; every bad value is refused in one line that names the fix."""
+
+import copy
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import nn
+
+from conf import CONF, Refused, Unsupported
+from conf.build import LISTED, PEERS, about, arguments, check_arguments, identity, optimizer_builder, resolve
+from conf.check import ABOUT, check, check_name, nearest
+from conf.compose import complete
+from tests.conftest import PROJECT
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+OPTIMIZERS = [name for name in names("optimizer") if name != "any"]
+ALIASES = [f"hf/{name}" for name in names("optimizer/hf")]
+WORKLOADS = [name for name in names("workload") if name != "any"]
+
+
+@pytest.fixture(autouse=True)
+def sweep_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPTIMETER_SWEEP", str(tmp_path))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(hydra_compose("bench", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    complete(config, None)  # type: ignore[arg-type]
+    return config  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS + ALIASES)
+def test_every_optimizer_composes_and_builds(name: str) -> None:
+    config = composed(f"optimizer={name}")
+    check(config)
+    spec = config["optimizer"]
+    assert spec["_target_"].startswith(LISTED)
+    assert spec["_partial_"] is True
+    assert spec["_convert_"] == "all"
+    assert set(spec.get("about", {})) <= set(ABOUT)
+    cls = resolve("optimizer", spec, listed_only=True)
+    check_arguments("optimizer", cls, spec)
+    optimizer = optimizer_builder(spec)([("weight", nn.Parameter(torch.ones(3, 2)))])
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    top = spec["_target_"].partition(".")[0]
+    if about(spec)["peer"]:
+        assert about(spec)["package"] == PEERS[top]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_our_yaml_has_every_argument_of_the_constructor(name: str) -> None:
+    spec = composed(f"optimizer={name}")["optimizer"]
+    if not spec["_target_"].startswith("optimizers."):
+        return
+    parameters = inspect.signature(resolve("optimizer", spec)).parameters
+    assert set(arguments(spec)) == set(parameters) - {"params"}
+
+
+def test_aliases_are_hf_trainers_names() -> None:
+    from transformers.training_args import OptimizerNames
+
+    known = {name.value for name in OptimizerNames}
+    assert {name.removeprefix("hf/") for name in ALIASES} <= known
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_workload_composes_and_builds(name: str) -> None:
+    from conf.build import build_workload
+
+    config = composed(f"workload={name}")
+    check(config)
+    workload = build_workload(config["workload"], listed_only=True)
+    assert workload.steps == config["steps"] > 0
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_is_a_sweep(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra_compose("bench", [f"experiment={name}"], return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert config.hydra.sweeper.params
+
+
+@pytest.mark.parametrize("name", names("measure"))
+def test_every_measure_is_known(name: str) -> None:
+    config = composed(f"measure={name}")
+    check(config)
+    assert config["measure"]["kind"] == name
+
+
+BAD = [
+    ("steps", 0, "steps must be a whole number of at least 1, not 0"),
+    ("steps", True, "whole number"),
+    ("seed", -1, "seed must be"),
+    ("device", "tpu", "device must be one of auto, cpu, cuda, not 'tpu'"),
+    ("dtype", "int8", "dtype must be one of"),
+    ("schedule", "step", "constant, linear, cosine"),
+    ("warmup_steps", 5000, "warmup_steps=5000 is more than steps=1000"),
+    ("clip_norm", 0, "clip_norm must be a number above 0, or null"),
+    ("accumulate", 0, "accumulate must be"),
+    ("limit_seconds", -3, "limit_seconds must be"),
+    ("rerun", "yes", "true or false"),
+    ("name", "../x", "no slash"),
+    ("name", "", "1 to 60 characters"),
+    ("name", ".hidden", "no dot in front"),
+    ("name", "a\nb", "control character"),
+    ("optimizer.lr", -1, "optimizer.lr must be a number of at least 0, not -1"),
+    ("optimizer.lr", "fast", "optimizer.lr must be"),
+    ("optimizer.betas", {"_target_": "os.system"}, "optimizer.betas._target_: a class inside"),
+    ("optimizer.about", {"gradient": "dense"}, "did you mean gradients?"),
+    ("measure.sample_every", 0, "measure.sample_every must be auto or"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "words"), BAD, ids=lambda value: str(value)[:30])
+def test_a_bad_value_is_refused_with_its_fix(path: str, value: Any, words: str) -> None:
+    config = composed()
+    target: dict[str, Any] = config
+    *parents, last = path.split(".")
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(Refused) as refusal:
+        check(config)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@given(st.text(max_size=70))
+def test_a_name_that_passes_is_one_folder(name: str) -> None:
+    from measure.record import slug
+
+    try:
+        check_name(name)
+    except Refused:
+        return
+    root = Path("/somewhere/runs")
+    assert (root / slug(name)).parent == root
+
+
+TARGETS = [
+    ("os.system", "not a subclass of torch.optim.Optimizer"),
+    ("torch.load", "not a subclass"),
+    ("torch.optim", "not a subclass"),
+    ("torch.nn.Linear", "not a subclass"),
+    ("torch.optim.AdamWW", "did you mean AdamW?"),
+    ("nowhere.Thing", "there is no module nowhere"),
+    ("Adam", "not a dotted path"),
+    ("torch.optim.Adam()", "not a dotted path"),
+]
+
+
+@pytest.mark.parametrize(("target", "words"), TARGETS)
+def test_a_target_must_be_an_optimizer(target: str, words: str) -> None:
+    with pytest.raises(Refused, match=words.replace("(", r"\(")):
+        resolve("optimizer", {"_target_": target})
+
+
+def test_a_replayed_configuration_names_listed_packages_only() -> None:
+    resolve("optimizer", {"_target_": "torch.optim.RAdam"}, listed_only=True)
+    with pytest.raises(Refused, match="replayed"):
+        resolve("optimizer", {"_target_": "my_package.MyOpt"}, listed_only=True)
+
+
+def test_a_missing_package_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unsupported, match="pip install gone-package"):
+        resolve("optimizer", {"_target_": "gone.Opt", "about": {"package": "gone-package"}})
+    monkeypatch.setitem(PEERS, "gone", "gone-optimizers")
+    with pytest.raises(Unsupported, match="pip install gone-optimizers"):
+        resolve("optimizer", {"_target_": "gone.Opt"})
+
+
+def test_an_import_that_fails_inside_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_more.py").write_text("import not_there_at_all\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(Unsupported, match="not_there_at_all"):
+        resolve("optimizer", {"_target_": "needs_more.Opt"})
+
+
+def test_unknown_and_missing_arguments_are_named() -> None:
+    adam = {"_target_": "torch.optim.Adam", "lrr": 1}
+    with pytest.raises(Refused, match=r"optimizer\.lrr: Adam takes no such argument; did you mean lr\?"):
+        check_arguments("optimizer", torch.optim.Adam, adam)
+
+    class Needs(torch.optim.SGD):
+        def __init__(self, params: Any, radius: float) -> None: ...
+
+    with pytest.raises(Refused, match=r"optimizer\.radius must be given"):
+        check_arguments("optimizer", Needs, {"_target_": "x.Needs"})
+
+
+def test_an_edit_changes_the_identity_and_a_copy_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_helper.py").write_text("FACTOR = 1\n")
+    (tmp_path / "my_opt_identity.py").write_text("import torch\nimport my_helper\nclass Mine(torch.optim.SGD): pass\n")
+    spec = {"_target_": "my_opt_identity.Mine"}
+    before = identity("optimizer", spec)
+    assert set(before["sources"]) == {"my_opt_identity", "my_helper"}
+    assert identity("optimizer", copy.deepcopy(spec)) == before
+    (tmp_path / "my_helper.py").write_text("FACTOR = 2\n")
+    assert identity("optimizer", spec) != before
+
+
+def test_identities_of_ours_and_of_installed_packages() -> None:
+    ours = identity("optimizer", {"_target_": "optimizers.AdamW"})
+    assert set(ours["sources"]) >= {"optimizers.adamw", "optimizers.adam", "optimizers.base", "optimizers.storage"}
+    assert "optimizers.adafactor" not in ours["sources"]
+    theirs = identity("optimizer", {"_target_": "torch.optim.AdamW"})
+    assert theirs["sources"] == {}
+    assert theirs["package"] == f"torch {torch.__version__}"
+    digits = identity("workload", {"_target_": "workloads.MLP"})
+    assert list(digits["data"]) == ["sklearn/datasets/data/digits.csv.gz"]
+
+
+def test_nearest_names() -> None:
+    assert nearest("adamm", ["adam", "sgd"]) == "; did you mean adam?"
+    assert nearest("zzz", ["adam", "sgd"]) == "; there are adam, sgd"
+    assert nearest("zzz", [f"name{i}" for i in range(20)]) == ""
+
+
+def test_the_dependencies_point_one_way() -> None:
+    """optimizers, workloads and measure import neither each other's internals nor Hydra; reports only reads records."""
+    allowed = {
+        "optimizers": {"optimizers"},
+        "workloads": {"workloads"},
+        "measure": {"measure"},
+        "reports": {"reports", "measure.record", "measure.trends"},
+    }
+    for package, may in allowed.items():
+        for path in (PROJECT / package).glob("*.py"):
+            for line in path.read_text().splitlines():
+                words = line.split()
+                if words[:1] in (["import"], ["from"]):
+                    module = words[1]
+                    ours = module.partition(".")[0] in (
+                        "optimizers",
+                        "workloads",
+                        "measure",
+                        "reports",
+                        "conf",
+                        "bench",
+                    )
+                    assert not ours or any(module == name or module.startswith(f"{name}.") for name in may), (
+                        path,
+                        line,
+                    )
+                    assert module.partition(".")[0] != "hydra", path

@@ -1,0 +1,161 @@
+"""NVML and CUDA's clocks where there is no GPU: what is missing says why; what is there is summed up."""
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+
+from measure.allocator import Allocator, CudaAllocator
+from measure.clock import CudaClock, HostClock, clock_for
+from measure.environment import describe, scrub
+from measure.gpu import GpuWatch
+from measure.observation import READ_BACK_EVERY, CudaReadBack, Observation
+
+
+def fake_nvml(**broken: Exception) -> Any:
+    """A management library with one GPU that heats up by a degree a look."""
+    looks = iter(range(1000))
+
+    def call(name: str, value: Any) -> Any:
+        def answer(*_: Any) -> Any:
+            if name in broken:
+                raise broken[name]
+            return value() if callable(value) else value
+
+        return answer
+
+    module: Any = types.ModuleType("pynvml")
+    module.NVMLError = RuntimeError
+    module.NVML_CLOCK_SM, module.NVML_CLOCK_MEM, module.NVML_TEMPERATURE_GPU = 1, 2, 0
+    answers = {
+        "nvmlInit": None,
+        "nvmlDeviceGetHandleByIndex": "handle",
+        "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(used=1000),
+        "nvmlDeviceGetPowerUsage": 350_000,
+        "nvmlDeviceGetClockInfo": 1980,
+        "nvmlDeviceGetTemperature": lambda: 40 + next(looks),
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda: 4,
+    }
+    for name, value in answers.items():
+        setattr(module, name, call(name, value))
+    return module
+
+
+def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    with GpuWatch(0, interval=0.001) as watch:
+        while len(watch.samples) < 5:
+            pass
+    summary = watch.summary()
+    assert summary["reason"] is None
+    assert summary["samples"] >= 5
+    assert summary["power_watts"] == {"min": 350.0, "median": 350.0, "max": 350.0}
+    assert summary["temperature_celsius"]["min"] == 40
+    assert summary["temperature_celsius"]["max"] >= 44
+    assert summary["throttle_reasons"] == 4
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetPowerUsage"])
+def test_no_driver_or_no_permission_is_a_reason(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(**{call: RuntimeError("not here")}))
+    with GpuWatch(0) as watch:
+        pass
+    assert watch.summary() == {"samples": 0, "reason": "NVML: RuntimeError: not here", "throttle_reasons": 0}
+
+
+def test_the_environment_names_versions_and_no_one() -> None:
+    found = describe("cpu")
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["cpu"]["logical_cores"] >= 1
+    assert found["gpu"] is None
+    assert "commit" in found["git"] or "reason" in found["git"]
+    assert scrub(f"{sys.prefix} and {types.__name__}").endswith("types")
+
+
+def test_the_cpu_knows_no_allocator_and_says_so() -> None:
+    allocator = Allocator()
+    assert (allocator.held(), allocator.peaks(), allocator.transient()) == (None, None, None)
+    assert "CPU" in str(allocator.reason)
+    assert type(clock_for(torch.device("cpu"))) is HostClock
+
+
+def test_cudas_allocator_credits_each_peak_to_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"current": 100, "peak": 100}
+
+    def statistics(device: Any) -> dict[str, Any]:
+        return {"allocated_bytes": {"all": dict(now)}, "requested_bytes": {"all": {"current": 99}}}
+
+    def reset(device: Any) -> None:
+        now["peak"] = now["current"]
+
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", statistics)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    allocator = CudaAllocator(torch.device("cuda"))
+    allocator.begin()
+    for phase, peak, after in (
+        ("forward", 500, 400),
+        ("backward", 900, 300),
+        ("step", 450, 350),
+        ("evaluation", 600, 350),
+    ):
+        now.update(peak=peak, current=after)
+        allocator.phase_ends(phase)
+    now.update(peak=360)
+    assert allocator.peaks() == {"forward": 500, "backward": 900, "step": 450, "evaluation": 600, "overall": 900}
+    assert allocator.transient() == 150
+    assert allocator.held() == 99
+
+
+class Event:
+    """A CUDA event on a device that is `behind` by a number of queries."""
+
+    behind = 0
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.queries = 0
+
+    def record(self, stream: Any) -> None:
+        Event.clock += 1
+        self.at = Event.clock
+
+    def query(self) -> bool:
+        self.queries += 1
+        return self.queries > Event.behind
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, other: "Event") -> float:
+        return 1000 * (other.at - self.at)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
+
+
+def test_cudas_clock_reads_events_in_seconds(events: None) -> None:
+    clock = CudaClock(torch.device("cuda"))
+    first, second = clock.stamp(), clock.stamp()
+    assert clock.seconds(first, second) == 1.0
+
+
+def test_values_come_back_in_batches_in_order_without_waiting(events: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaReadBack, "settles_at_once", staticmethod(lambda tensor: False))
+    read_back = CudaReadBack(torch.device("cpu"))
+    Event.behind = 3
+    for index in range(READ_BACK_EVERY + 2):
+        read_back.add(
+            Observation(index, 0.0, False, losses=[torch.tensor(float(index))], values={"a": torch.tensor(-index)})
+        )
+    for _ in range(3):
+        assert not list(read_back.collect()), "the copy has not passed"
+    found = list(read_back.collect())
+    assert [one.losses[0] for one in found] == [float(index) for index in range(READ_BACK_EVERY)]
+    assert [one.values["a"] for one in found] == [-float(index) for index in range(READ_BACK_EVERY)]
+    assert [one.index for one in read_back.collect(wait=True)] == [READ_BACK_EVERY, READ_BACK_EVERY + 1]

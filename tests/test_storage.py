@@ -1,0 +1,73 @@
+"""How moments rest: rounding that is right on average, keyed so that resuming and grouping change nothing."""
+
+import pytest
+import torch
+
+from optimizers.storage import STORAGES, UNSIGNED, Moment, hash32, rounded, stochastic_round
+
+
+def positions(count: int) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("value", [1.001, -1.001, 3.14159, 1e-30, -7e20, 1.0039])
+def test_stochastic_rounding_is_right_on_average(value: float) -> None:
+    x = torch.full((1 << 18,), value)
+    y = stochastic_round(x, (0, 1, 0), positions(x.numel()))
+    neighbours = y.unique().double()
+    assert len(neighbours) <= 2
+    gap = (neighbours.max() - neighbours.min()).item()
+    assert y.double().mean().item() == pytest.approx(x[0].double().item(), abs=max(0.005 * gap, 1e-12 * abs(value)))
+
+
+def test_what_bf16_can_hold_stays() -> None:
+    x = torch.tensor([0.0, -0.0, 1.0, -2.5, 2.0**-126, torch.inf, -torch.inf])
+    y = stochastic_round(x, (3, 4, 5), positions(len(x)))
+    assert torch.equal(y.float(), x)
+    assert torch.equal(y.signbit(), x.signbit())
+    assert stochastic_round(torch.tensor([torch.nan]), (0, 0, 0), positions(1)).isnan().all()
+
+
+def test_a_slow_moment_decays_where_nearest_rounding_freezes() -> None:
+    nearest = stochastic = torch.ones(1 << 12, dtype=torch.bfloat16)
+    for step in range(1000):
+        nearest = (nearest.float() * 0.999).bfloat16()
+        stochastic = rounded(stochastic.float() * 0.999, torch.bfloat16, (0, step, 1))
+    assert (nearest == 1).all()
+    assert stochastic.double().mean().item() == pytest.approx(0.999**1000, rel=0.01)
+
+
+def test_the_noise_is_uniform_and_differs_by_seed_step_tensor_and_position() -> None:
+    count = 1 << 20
+    bits = hash32(positions(count), (0, 1, 2))
+    low = (bits & 0xFFFF).double()
+    assert low.mean().item() == pytest.approx(0x7FFF, rel=2e-3)
+    assert low.var().item() == pytest.approx((1 << 32) / 12, rel=1e-2)
+    assert (low[1:] - low.mean()).mul(low[:-1] - low.mean()).mean().abs() < 0.01 * low.var()
+    for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        other = (hash32(positions(count), key) & 0xFFFF).double()
+        assert (other == low).double().mean() < 1e-4
+        assert torch.corrcoef(torch.stack([low, other]))[0, 1].abs() < 0.01
+    assert len(bits.unique()) > 0.999 * count
+
+
+def test_rows_draw_what_the_whole_tensor_draws() -> None:
+    x = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
+    whole = rounded(x, torch.bfloat16, (1, 2, 3))
+    rows = torch.tensor([7, 2])
+    position = (rows[:, None] * 6 + torch.arange(6)).int()
+    assert torch.equal(rounded(x[rows], torch.bfloat16, (1, 2, 3), position), whole[rows])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_stored_moment_comes_back(storage: str, exact: bool) -> None:
+    p = torch.zeros(5, 3)
+    moment = Moment(UNSIGNED, p.shape, exact)
+    state = STORAGES[storage].zeros("v", moment, p)
+    assert not state["v"].any()
+    value = STORAGES[storage].load(state, "v", torch.float32)
+    value.fill_(0.75)
+    STORAGES[storage].store(state, "v", value, (0, 1, 1))
+    assert torch.equal(STORAGES[storage].load(state, "v", torch.float32), torch.full((5, 3), 0.75))
+    assert state["v"].dtype == (torch.bfloat16 if storage == "bf16" and not exact else torch.float32)
