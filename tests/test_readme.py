@@ -1,0 +1,146 @@
+"""The README is executed: its commands run, its code runs, its tables are what the published records say.
+
+`python -m tests.test_readme` rewrites the tables from the records.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from measure.record import read_records
+from reports.comparison import comparison
+from reports.documents import layer_memory
+from reports.group import settings
+from reports.table import Table
+from tests.conftest import PROJECT, Ran
+
+README = PROJECT / "README.md"
+PUBLISHED = PROJECT / "results" / "cpu-2-cores"
+SHOWN = {
+    "comparison, mlp": (
+        *("optimizer", "steps/s", "optimizer ms", "B/parameter"),
+        *("in 8 bits", "final loss", "score", "loss vs baseline"),
+    ),
+    "layer_memory": ("optimizer", "state MB", "B/parameter", "of Adam's", "in 8 bits", "predicted = walked"),
+}
+
+
+def tables() -> dict[str, str]:
+    """The README's tables, from the published records."""
+    records = read_records(PUBLISHED)
+    (mlp,) = (setting for setting in settings(records) if setting.label.startswith("mlp tiny"))
+    layers = layer_memory(records)
+    assert layers
+    return {name: columns(table, SHOWN[name]) for name, table in zip(SHOWN, (comparison(mlp, 1), layers), strict=True)}
+
+
+def columns(table: Table, names: tuple[str, ...]) -> str:
+    """Some columns of a table in Markdown, without title and notes."""
+    chosen = [list(table.columns).index(name) for name in names]
+    part = Table(table.name, "", names, [[row[index] for index in chosen] for row in table.rows])
+    return part.markdown().split("\n\n", 1)[1].strip()
+
+
+def with_tables(text: str) -> str:
+    """The README with its tables put in place."""
+    for name, table in tables().items():
+        pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end of table -->)"
+        text, count = re.subn(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)  # noqa: B023
+        assert count == 1, name
+    return text
+
+
+def test_the_tables_are_the_published_records() -> None:
+    text = README.read_text()
+    assert with_tables(text) == text
+
+
+def test_every_published_record_is_whole_and_clean() -> None:
+    records = read_records(PUBLISHED)
+    assert len(records) > 50
+    for record in records:
+        assert record.result["status"] in ("ok", "diverged", "unsupported"), record.name
+        assert record.result["environment"]["git"]["dirty"] is False, record.name
+    assert (PUBLISHED / "report" / "index.html").exists()
+
+
+def commands() -> list[str]:
+    """Every command of the README that starts with python, in code spans and console blocks."""
+    text = README.read_text()
+    spans = re.findall(r"`(python (?:bench\.py|-m reports) [^`]+)`", text)
+    lines = re.findall(r"^\$ (python .+)$", text, re.MULTILINE)
+    return list(dict.fromkeys(spans + lines))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with two sweeps and a user's own optimizer, as the README supposes."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "my_package.py").write_text("import torch\nclass MyOptimizer(torch.optim.SGD): pass\n")
+    (folder / "my_conf" / "optimizer").mkdir(parents=True)
+    (mine,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    (folder / "my_conf" / "optimizer" / "mine.yaml").write_text(mine)
+    for name in ("A", "B", "NAME"):
+        command = [sys.executable, str(PROJECT / "bench.py"), f"name={name}", "workload=toy", "steps=3"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    next((folder / "runs" / "NAME").glob("adamw-*")).rename(folder / "runs" / "NAME" / "RUN")
+    return folder
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) >= 12
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_command_runs(command: str, folder: Path, bench: Callable[..., Ran]) -> None:
+    words = shlex.split(command)[1:]
+    if words[0] == "-m":
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(PROJECT)}
+        )
+        assert done.returncode == 0, done.stderr
+        return
+    arguments = words[1:]
+    if "--help" not in arguments:
+        sweeps = "-m" in arguments or any(word.startswith("experiment=") for word in arguments)
+        arguments += ["dry=true"] if sweeps else ["steps=60"] if "replay=runs/NAME/RUN" not in arguments else []
+    ran = bench(*arguments, folder=folder)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_loop_of_the_readme_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(PROJECT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(8.0, abs=0.01)
+    assert (tmp_path / "trends.png").exists()
+
+
+def test_make_knows_its_targets() -> None:
+    for target in re.findall(r"^\$ make (\w+)", README.read_text(), re.MULTILINE):
+        subprocess.run(["make", "-n", target], cwd=PROJECT, check=True, capture_output=True)
+    help_text = subprocess.run(["make", "help"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    assert {line.split()[0] for line in help_text.splitlines()} == {"help", "bench", "test", "check", "report", "clean"}
+
+
+def test_the_tree_is_the_trees() -> None:
+    (tree,) = re.findall(r"## The tree\n\n```\n(.*?)```", README.read_text(), re.DOTALL)
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines()}
+    folders = {path.name for path in PROJECT.iterdir() if (path / "__init__.py").exists()}
+    assert named == folders | {"bench.py", "results"}
+
+
+def test_links_lead_somewhere() -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
+        assert (PROJECT / path).exists(), path
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
