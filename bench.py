@@ -172,8 +172,13 @@ def show(jobs: list[Job]) -> int:
     """For `dry`: what each run would be, hold and take; nothing is run and nothing written."""
     earlier = [record.result for record in read_records(jobs[0].place.sweep.parent)]
     seconds = {like(result): result["time"]["wall"] for result in earlier if result.get("time")}
+    estimates: dict[str, Config] = {}  # seeds share theirs
     for job in jobs:
-        found = run_isolated(estimate, job.payload, None).result or {"unknown": "looking at it ends the process"}
+        same = " ".join(key(part, job.payload["config"]) for part in PARTS) + job.known["dtype"]
+        if same not in estimates:
+            answer = run_isolated(estimate, job.payload, None).result
+            estimates[same] = answer or {"unknown": "looking at it ends the process"}
+        found = estimates[same]
         kept = not job.rerun and job.place.finished()
         state = "unsupported" if "unsupported" in found else "kept" if kept else "would run"
         time = f"about {seconds[like(job.known)]:.0f} s" if like(job.known) in seconds else "time unknown"

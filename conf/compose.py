@@ -41,17 +41,15 @@ def compose(run_elsewhere: Callable[[Config], None]) -> list[Config]:
 
     def job(cfg: "DictConfig") -> None:
         warm_up()  # torch is imported over there while the other jobs are composed here
+        if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
+            run_elsewhere(plan(cfg, typed))
+            return
         try:
-            config = plan(cfg, typed)
+            configs.append(plan(cfg, typed))
+        except PassedOver:
+            passed_over.append(cfg)
         except Refused as refusal:
             refusals.append(str(refusal))
-            return
-        if config is None:
-            passed_over.append(cfg)
-        elif HydraConfig.get().runtime.choices["hydra/launcher"] == "basic":
-            configs.append(config)
-        else:
-            run_elsewhere(config)
 
     try:
         hydra.main(config_path=str(CONF), config_name="bench", version_base="1.3")(job)()
@@ -65,8 +63,12 @@ def compose(run_elsewhere: Callable[[Config], None]) -> list[Config]:
     return configs
 
 
-def plan(cfg: "DictConfig", typed: str) -> Config | None:
-    """A job's configuration as plain, complete, checked data; None for a swept `any` that names no class."""
+class PassedOver(Refused):
+    """A swept `any`, which names no class."""
+
+
+def plan(cfg: "DictConfig", typed: str) -> Config:
+    """A job's configuration as plain, complete, checked data; raises Refused, or PassedOver."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -80,7 +82,7 @@ def plan(cfg: "DictConfig", typed: str) -> Config | None:
     for part in PARTS:
         spec = {name: value for name, value in config[part].items() if value != "???"}
         if "_target_" not in spec and HydraConfig.get().mode == RunMode.MULTIRUN:
-            return None
+            raise PassedOver(f"{part}=any names no class")
         if config["choices"][part] == "any":
             config["choices"][part] = spec.get("_target_", "any")
         config[part] = spec

@@ -49,6 +49,8 @@ def warm_up() -> None:
     """Start the fork server, whose imports then go on beside whatever the parent does next."""
     from multiprocessing.forkserver import ensure_running
 
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers name one that children lack
     os.environ[SAFE_PATH] = "1"  # or a folder named torch here would be imported
     ensure_running()
     del os.environ[SAFE_PATH]

@@ -23,7 +23,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"))
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4)
             self._bar.start()
             self._task = self._bar.add_task("", total=1, news="")
         return self
