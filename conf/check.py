@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from conf import Refused
+from measure.record import REPORT
 
 ABOUT: dict[str, Any] = {
     "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs
@@ -89,6 +90,8 @@ def check_name(name: Any) -> None:
     """A run's name is a folder under runs_dir, never a path."""
     if not isinstance(name, str) or not name or len(name) > 60:
         raise Refused(f"name must be a text of 1 to 60 characters, not {_shown(name)}")
+    if name == REPORT:
+        raise Refused(f"name={name} is where a report goes; choose another")
     if re.search(r"[/\\\x00-\x1f\x7f]", name) or name.startswith("."):
         raise Refused(
             f"name={_shown(name)}: no slash, backslash or control character, and no dot in front; e.g. name=my_sweep"

@@ -67,6 +67,7 @@ class OptimizerMonitor:
         self.phases: dict[str, list[Span]] = {}
         self.sampling: list[float] = []  # seconds that each look at norms and memory took
         self.steps = 0
+        self.elapsed = 0.0  # seconds of all steps read back so far
         self.allocator_state_bytes: int | None = None
         self._held: int | None = None
         self._handles: list[Any] = []
@@ -225,7 +226,8 @@ class OptimizerMonitor:
             if one.sampled:
                 self.sampling.append(durations["sampling"])
                 self.schedule.learn(durations["sampling"], durations["step"])
-            self.on_line(one.line(durations))
+            self.elapsed += durations["step"]
+            self.on_line({**one.line(durations), "elapsed": self.elapsed})
 
     # What it found.
 

@@ -23,8 +23,11 @@ FINISHED = ("ok", "diverged", "unsupported")  # kept when the same command is gi
 FAILED = ("error", "crashed", "oom", "timeout")
 # What of a configuration does not make another run: where it is kept, how it is guarded, what it is called.
 VOLATILE = ("name", "runs_dir", "rerun", "limit_seconds", "baseline", "dry", "replay", "choices")
+BLOCKS = ("config", "environment", "data", "parameters", "memory", "time", "quality", "checks", "overhead")
+TEXTS = dict.fromkeys(("optimizer", "workload"), "?")
 RESULT, STEPS, CONFIG, LOG = "result.json", "steps.jsonl", "config.yaml", "log.txt"
 PART = ".part"
+REPORT = "report"  # the folder of a report, beside the runs: no sweep's name
 
 
 @dataclass
@@ -40,13 +43,13 @@ class Record:
         return self.folder.name
 
     def steps(self) -> list[dict[str, Any]]:
-        """The lines of steps.jsonl; a torn last one, from a run that was killed, is left out."""
+        """The lines of steps.jsonl; what is not a step, as a torn last line of a run that was killed, is left out."""
         path = self.folder / STEPS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [line for line in map(_parsed, lines) if line is not None]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        return [line for line in map(_parsed, lines) if isinstance(line, dict) and "step" in line]
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -54,20 +57,58 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def read_records(root: Path) -> list[Record]:
-    """Every record under `root`, by name; runs without a result count as interrupted."""
+    """Every record under `root`, by name; one that cannot be read, or has no result, counts as interrupted."""
     folders = sorted({path.parent for name in (RESULT, CONFIG) for path in root.glob(f"**/{name}")})
     return [Record(folder, _result_of(folder)) for folder in folders]
 
 
 def _result_of(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        reason = "no result yet: it is running, or bench.py was killed"
+        return _unfinished(folder, "no result yet: it is running, or bench.py was killed")
     except ValueError:
-        reason = "result.json cannot be read"
+        return _unfinished(folder, f"{RESULT} cannot be read: it is not JSON")
+    problem = _problem(result)
+    return _unfinished(folder, f"{RESULT} cannot be read: {problem}") if problem else TEXTS | result
+
+
+def _problem(result: Any) -> str | None:
+    """Why this is no record of ours, or None."""
+    if not isinstance(result, dict):
+        return "it is no object"
+    if result.get("schema", SCHEMA) != SCHEMA:
+        return f"its schema is {result['schema']!r}, this version reads {SCHEMA}"
+    if result.get("status") not in STATUSES:
+        return f"its status is {result.get('status')!r}"
+    wrong = [name for name in BLOCKS if not isinstance(result.get(name), dict | None)]
+    wrong += [name for name in TEXTS if not isinstance(result.get(name, ""), str)]
+    wrong += [] if isinstance(result.get("seed"), int | None) else ["seed"]
+    wrong += ["config.optimizer, config.workload"] if not _names_parts(result.get("config")) else []
+    return f"{wrong[0]} is not what it should be" if wrong else None
+
+
+def _names_parts(config: Any) -> bool:
+    return not config or all(isinstance(config.get(part), dict) for part in ("optimizer", "workload"))
+
+
+def _unfinished(folder: Path, reason: str) -> dict[str, Any]:
+    """What can be said of a run without a result: what its configuration says."""
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    known: dict[str, Any] = config if isinstance(config, dict) else {}
     optimizer, _, rest = folder.name.removesuffix(PART).partition("-")
-    return {"schema": SCHEMA, "status": "interrupted", "reason": reason, "optimizer": optimizer, "workload": rest}
+    names = {"optimizer": optimizer, "workload": rest} | (known.get("choices") or {})
+    measure = (known.get("measure") or {}).get("kind")
+    return (
+        {"schema": SCHEMA, "status": "interrupted", "reason": reason, "seed": known.get("seed"), "measure": measure}
+        | {part: str(names[part]) for part in ("optimizer", "workload")}
+        | {"config": known if _names_parts(known) else {}}
+    )
 
 
 class Place:

@@ -153,7 +153,7 @@ class Training:
         self.model.train()
         to_mode(self.optimizer, "train")
         self.monitor.settle(wait=True)
-        seconds = sum(self.monitor.times["step"])
+        seconds = self.monitor.elapsed
         score = loss if score is None and math.isfinite(loss) else score
         self.evaluations.append({"step": step, "seconds": seconds, "loss": loss, "score": score})
         if not math.isfinite(loss) and not self.diverged:
@@ -164,7 +164,7 @@ class Training:
         return step == self.settings.steps or (every is not None and step % every == 0)
 
     def _on_line(self, line: dict[str, Any]) -> None:
-        """Watch for divergence, keep what the summary needs, and pass on every n-th line, the first and the last."""
+        """Watch for divergence, keep what the summary needs, and pass on every n-th line, the ends and the sampled."""
         loss, index = line["loss"], line["step"]
         self.last_losses.append(loss)
         limit = DIVERGED_FACTOR * max(1.0, abs(self.evaluations[0]["loss"]))
@@ -176,7 +176,8 @@ class Training:
             self.diverged = f"a parameter is not finite after step {index}"
         elif not self.diverged and self._high_losses == DIVERGED_LINES:
             self.diverged = f"the loss stayed above {limit:g} for {DIVERGED_LINES} steps, to step {index}"
-        if index == 1 or index % self.settings.record_every == 0 or index == self.settings.steps:
+        end = index in (1, self.settings.steps) or self.diverged
+        if end or "gradient" in line or index % self.settings.record_every == 0:
             self.write(line)
 
     def _report(self, step: int) -> None:

@@ -17,11 +17,11 @@ def draw_trends(lines: Sequence[dict[str, Any]], path: str | Path, title: str = 
     if title:
         figure.suptitle(title, parse_math=False)
     axes = figure.subplots(2, 3)
-    sampled = [line for line in lines if "gradient" in line]
+    sampled = [line for line in lines if isinstance(line.get("gradient"), dict)]
     _loss(axes[0, 0], lines)
     _gradients(axes[0, 1], sampled)
-    _gradients_in_time(axes[0, 2], lines, sampled)
-    weighed = [line for line in lines if "memory" in line]
+    _gradients_in_time(axes[0, 2], sampled)
+    weighed = [line for line in lines if isinstance(line.get("memory"), dict)]
     _memory(axes[1, 0], weighed)
     _moments(axes[1, 1], weighed)
     _updates(axes[1, 2], sampled)
@@ -61,12 +61,8 @@ def _gradients(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
     _finish(axis, "Gradient: norm, mean, standard deviation", "step", "")
 
 
-def _gradients_in_time(axis: Any, lines: Sequence[dict[str, Any]], sampled: Sequence[dict[str, Any]]) -> None:
-    elapsed, total = {}, 0.0
-    for line in lines:
-        total += line.get("seconds") or 0.0
-        elapsed[line["step"]] = total
-    axis.plot([elapsed[line["step"]] for line in sampled], column(sampled, "gradient", "norm"), color="C0", marker=".")
+def _gradients_in_time(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+    axis.plot(column(lines, "elapsed"), column(lines, "gradient", "norm"), color="C0", marker=".", markersize=3)
     _finish(axis, "Gradient norm over time", "seconds of training", "norm", legend=False)
 
 
@@ -75,17 +71,17 @@ def _memory(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
     for key, colour in (("process", "C3"), ("allocated", "C4"), ("gradients", "C5")):
         values = [value / MEGABYTE for value in column(lines, "memory", key)]
         if any(value == value for value in values):
-            axis.plot(steps, values, label=key, color=colour)
+            axis.plot(steps, values, label=key, color=colour, marker=".", markersize=3)
     axis.set_ylim(bottom=0)
     _finish(axis, "Memory: process, allocator, gradients", "step", "MB")
 
 
 def _moments(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
-    roles = sorted({role for line in lines for role in line["memory"].get("state", {})})
+    roles = sorted({role for line in lines for role in (line["memory"].get("state") or {})})
     for number, role in enumerate(roles):
         values = [value / MEGABYTE for value in column(lines, "memory", "state", role)]
         style = "--" if number % 2 else "-"
-        axis.plot(column(lines, "step"), values, label=role.replace("_", " "), linestyle=style)
+        axis.plot(column(lines, "step"), values, label=role.replace("_", " "), linestyle=style, marker=".")
     axis.set_ylim(bottom=0)
     _finish(axis, "Moment memory", "step", "MB")
 

@@ -1,56 +1,84 @@
 """Two folders of records side by side: two machines, two commits, before and after."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from statistics import median
+import json
+from collections.abc import Iterable, Sequence
 
 from measure.record import Record
-from reports.comparison import MB
-from reports.group import at
+from reports.comparison import MB, paired
+from reports.group import MACHINE, Group, Setting, at, labels, settings
 from reports.table import Cell, Table, number
 
-Key = tuple[str, str, str]
+QUANTITIES = (
+    ("step ms", ("time", "step", "median"), 1e3),
+    ("state MB", ("memory", "state_bytes"), 1 / MB),
+    ("peak MB", ("memory", "peak_bytes", "overall"), 1 / MB),
+    ("process peak MB", ("memory", "process_peak_bytes"), 1 / MB),
+)
 
 
 def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str]) -> Table:
-    """A row for each optimizer and workload that either has; ratios are b / a."""
-    grouped = (_grouped(a), _grouped(b))
-    columns = ["optimizer", "workload", "runs"]
-    for quantity in ("step ms", "state MB", "peak MB", "final loss"):
-        columns += [f"{quantity}: A", "B", "B / A"]
-    rows = [_row(key, [groups.get(key, []) for groups in grouped]) for key in sorted(set(grouped[0]) | set(grouped[1]))]
+    """A row for each optimizer in each setting that either side has; the machine alone may differ within a row.
+
+    Raises FileNotFoundError for a side without training runs.
+    """
+    sides = [settings(records, ignoring=MACHINE) for records in (a, b)]
+    for name, found in zip(names, sides, strict=True):
+        if not found:
+            raise FileNotFoundError(f"{name}: no training runs in it to compare")
+    columns = ["optimizer", "setting", "finished: A", "finished: B"]
+    for quantity, _, _ in QUANTITIES:
+        columns += [f"{quantity}: A", f"{quantity}: B", f"{quantity}: B / A"]
+    columns += ["final loss: A", "final loss: B", "final loss: B − A"]
+    rows = [_row(*row) for row in _matched(*sides)]
     notes = [
-        f"A is {names[0]}, B is {names[1]}. Medians over finished runs. These are separate runs, perhaps of separate "
-        "machines: a ratio of times near 1 says nothing (measure=overhead and measure=step interleave theirs)."
+        f"A is {names[0]}: {'; '.join(_machines(a))}. B is {names[1]}: {'; '.join(_machines(b))}. Medians over "
+        "finished runs; losses are paired by seed. These are separate runs, perhaps of separate machines: a ratio of "
+        "times near 1 says nothing (measure=overhead interleaves its runs)."
     ]
     return Table("compare", f"{names[0]} and {names[1]}", columns, rows, notes)
 
 
-def _grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
-    groups: dict[Key, list[Record]] = defaultdict(list)
-    for record in records:
-        result = record.result
-        lr = at(result, "config", "optimizer", "lr")
-        size = " ".join(str(part) for part in (result.get("workload"), result.get("size"), result.get("dtype")) if part)
-        groups[f"{result.get('optimizer')} (lr {lr})", size, str(result.get("measure"))].append(record)
-    return groups
-
-
-def _row(key: Key, sides: Sequence[list[Record]]) -> list[Cell]:
-    finished = [[record for record in side if record.result["status"] == "ok"] for side in sides]
-    counts = " and ".join(f"{len(ok)}/{len(side)}" for ok, side in zip(finished, sides, strict=True))
-    row = [Cell(key[0]), Cell(key[1]), Cell(counts)]
-    quantities = (
-        (("time", "step", "median"), 1e3),
-        (("memory", "state_bytes"), 1 / MB),
-        (("memory", "peak_bytes", "overall"), 1 / MB),
-        (("quality", "final_loss"), 1),
+def _machines(records: Iterable[Record]) -> list[str]:
+    """Device, machine and torch of each side."""
+    return sorted(
+        {
+            f"{record.result.get('device')} on {at(environment, 'gpu', 'name') or at(environment, 'cpu', 'model')}, "
+            f"torch {at(environment, 'packages', 'torch')}"
+            for record in records
+            if (environment := record.result.get("environment"))
+        }
     )
-    for path, scale in quantities:
-        values = []
-        for records in finished:
-            found = [value for record in records if (value := at(record.result, *path)) is not None]
-            values.append(median(found) * scale if found else None)
+
+
+def _matched(a: Sequence[Setting], b: Sequence[Setting]) -> list[tuple[str, str, list[Group | None]]]:
+    """(optimizer, setting, its group in A and in B), by name."""
+    conditions = {_key(setting): setting.conditions for setting in (*a, *b)}
+    names = dict(zip(conditions, labels(list(conditions.values())), strict=True))
+    found: dict[tuple[str, str], list[Group | None]] = {}
+    for side, sides in enumerate((a, b)):
+        for setting in sides:
+            for group in setting.groups:
+                pair = found.setdefault((_key(setting), group.key), [None, None])
+                if pair[side]:  # a second version of one package in one folder: a row of its own
+                    pair = found.setdefault((_key(setting), group.label), [None, None])
+                pair[side] = group
+    rows = [(next(filter(None, pair)).label, names[key], pair) for (key, _), pair in found.items()]
+    return sorted(rows, key=lambda row: (row[1], row[0]))
+
+
+def _key(setting: Setting) -> str:
+    return json.dumps(setting.conditions, sort_keys=True)
+
+
+def _row(optimizer: str, setting: str, pair: Sequence[Group | None]) -> list[Cell]:
+    a, b = pair
+    row = [Cell(optimizer), Cell(setting), *(Cell(side.status() if side else "not there") for side in pair)]
+    for _, path, scale in QUANTITIES:
+        values = [side.median(*path) if side else None for side in pair]
         ratio = values[1] / values[0] if values[0] and values[1] is not None else None
-        row += [Cell(value, number(value)) for value in (*values, ratio)]
-    return row
+        scaled = [None if value is None else value * scale for value in values]
+        row += [Cell(value, number(value)) for value in (*scaled, ratio)]
+    losses = [side.median("quality", "final_loss") if side else None for side in pair]
+    found = paired(b, a)[0] if a and b else None
+    row += [Cell(loss, number(loss)) for loss in losses]
+    return [*row, Cell(found.mean, found.shown()) if found else Cell(None)]

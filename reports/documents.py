@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from measure.record import Record
 from reports.comparison import MB
 from reports.group import Group, Setting, at, settings
-from reports.table import Cell, Table, number, percent
+from reports.table import DASH, Cell, Table, number, percent
 
 # What document 002 prints for Adam on f(x) = x⁴ + 3x³ + 2 from 3 with lr 0.1: epoch → (x, f).
 PRINTED_TRACE = {
@@ -19,6 +19,12 @@ PRINTED_TRACE = {
 }
 EPOCHS = range(0, 100, 10)
 LAYER = [4096, 8192]
+LAYER_FIGURES = ("state MB", "floats", "B/parameter", "of Adam's", "in 8 bits")
+SPARSE_COLUMNS = (
+    *("rows of a table", "dim", "device", "steps", "optimizer", "lr", "gradients", "status"),
+    *("step ms", "optimizer ms", "gradient MB", "state MB", "final loss"),
+)
+ADAMS = ("Adam", "SparseAdam")
 
 
 def toy_trace(records: Sequence[Record]) -> Table | None:
@@ -26,7 +32,7 @@ def toy_trace(records: Sequence[Record]) -> Table | None:
     groups = [group for setting in settings(filter(_is_trace, records)) for group in setting.groups if group.ok]
     if not groups:
         return None
-    traces = [(group, {line["step"]: line["extra"] for line in group.ok[0].steps()}) for group in groups]
+    traces = [(group, {line["step"]: line.get("extra") or {} for line in group.ok[0].steps()}) for group in groups]
     columns = [
         "epoch",
         *(f"{group.label}: {name}" for group in groups for name in ("x", "f")),
@@ -54,44 +60,40 @@ def _is_trace(record: Record) -> bool:
     config = record.result.get("config") or {}
     workload = config.get("workload") or {}
     same = {"polynomial": [1, 3, 0, 0, 2], "start": 3.0, "dimension": 1}
-    right = record.result.get("workload") == "toy" and at(config, "optimizer", "lr") == 0.1
+    right = record.result["workload"] == "toy" and _class(record) == "Adam" and at(config, "optimizer", "lr") == 0.1
     return right and all(workload.get(key) == value for key, value in same.items()) and config.get("record_every") == 1
 
 
 def _fixed(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:.{places}f}"
+    return DASH if value is None else f"{value:.{places}f}"
 
 
 def layer_memory(records: Sequence[Record]) -> Table | None:
-    """What each optimizer keeps for one 4096×8192 layer."""
-    chosen = [
-        r
-        for r in records
-        if r.result.get("workload") == "layer" and at(r.result, "config", "workload", "shape") == LAYER
-    ]
+    """What each optimizer keeps for one 4096×8192 layer in fp32."""
+    chosen = [record for record in records if _is_layer(record)]
     groups = [group for setting in settings(chosen) for group in setting.groups]
+    if not groups:
+        return None
     full = 2 * 4 * LAYER[0] * LAYER[1]  # Adam's two moments in fp32
-    rows = [_layer_row(group, full) for group in sorted(groups, key=lambda g: g.median("memory", "state_bytes") or 0)]
+    by_state = sorted(groups, key=lambda g: (not g.ok, g.median("memory", "state_bytes") or 0, g.label))
     notes = [
         "Measured on a 4096×8192 matrix in fp32, 33,554,432 parameters; floats = state bytes / 4. Document 002 gives "
         "Adam 67,108,864 floats, which is right, and Adafactor 33,570,816: its own sum is 33,566,720 with momentum "
         "(N + 4096 + 8192), and without, the default of every library, 12,288."
     ]
-    columns = (
-        "optimizer",
-        "status",
-        "state MB",
-        "floats",
-        "B/parameter",
-        "of Adam's",
-        "in 8 bits",
-        "predicted = walked",
+    return Table(
+        "layer_memory",
+        "layer_memory: state of one 4096×8192 layer (document 002)",
+        ("optimizer", "device", "status", *LAYER_FIGURES, "predicted = walked"),
+        [_layer_row(group, full) for group in by_state],
+        notes,
     )
-    return (
-        Table("layer_memory", "layer_memory: state of one 4096×8192 layer (document 002)", columns, rows, notes)
-        if rows
-        else None
-    )
+
+
+def _is_layer(record: Record) -> bool:
+    config = record.result.get("config")
+    right = record.result["workload"] == "layer" and at(config, "workload", "shape") == LAYER
+    return right and at(config, "dtype") == "float32"
 
 
 def _layer_row(group: Group, full: int) -> list[Cell]:
@@ -105,47 +107,32 @@ def _layer_row(group: Group, full: int) -> list[Cell]:
 
     return [
         Cell(group.label, group.label, group.records),
+        Cell(device := group.records[0].result.get("device"), device or DASH, group.records),
         Cell(group.status(), group.status(), group.records),
         cell(None if state is None else state / MB, number(None if state is None else state / MB)),
-        cell(None if state is None else state / 4, "–" if state is None else f"{state / 4:,.0f}"),
+        cell(None if state is None else state / 4, DASH if state is None else f"{state / 4:,.0f}"),
         cell(value := group.median("memory", "state_bytes_per_parameter"), number(value)),
         cell(None if state is None else state / full, percent(None if state is None else state / full, 2)),
         cell(value := group.median("memory", "state_8bit_share"), percent(value)),
-        Cell(agree, agree or "–", ok),
+        Cell(agree, agree or DASH, ok),
     ]
 
 
 def sparse_vs_dense(records: Sequence[Record]) -> Table | None:
-    """Dense and sparse gradients on the same tables, growing."""
-    chosen = settings(r for r in records if r.result.get("workload") == "embedding")
-    both = [setting for setting in chosen if {_is_sparse(record) for record in setting.records} == {True, False}]
-    columns = (
-        "rows of a table",
-        "optimizer",
-        "gradients",
-        "status",
-        "step ms",
-        "optimizer ms",
-        "gradient MB",
-        "state MB",
-        "final loss",
-    )
-    rows = [_sparse_row(group) for setting in sorted(both, key=_rows) for group in setting.groups]
+    """Adam on dense and SparseAdam on sparse gradients of the same tables, growing."""
+    adams = [r for r in records if r.result["workload"] == "embedding" and _class(r) in ADAMS]
+    both = [setting for setting in settings(adams) if {_is_sparse(r) for r in setting.records} == {True, False}]
+    rows = [_sparse_row(group, setting) for setting in sorted(both, key=_rows) for group in setting.groups]
     notes = [
         "Two tables each. Separate runs: times have no verdict. The state is dense in every case, so SparseAdam saves "
         "time and gradient memory, not state, against what document 003 says."
     ]
-    return (
-        Table(
-            "sparse_vs_dense",
-            "sparse_vs_dense: Adam and SparseAdam on growing tables (document 003)",
-            columns,
-            rows,
-            notes,
-        )
-        if rows
-        else None
-    )
+    title = "sparse_vs_dense: Adam and SparseAdam on growing tables (document 003)"
+    return Table("sparse_vs_dense", title, SPARSE_COLUMNS, rows, notes) if rows else None
+
+
+def _class(record: Record) -> str:
+    return str(record.result.get("optimizer_target")).rpartition(".")[2]
 
 
 def _is_sparse(record: Record) -> bool:
@@ -159,7 +146,7 @@ def _rows(setting: Setting) -> int:
     return rows or max(counts) // (2 * at(record, "config", "workload", "dim"))
 
 
-def _sparse_row(group: Group) -> list[Cell]:
+def _sparse_row(group: Group, setting: Setting) -> list[Cell]:
     ok, first = tuple(group.ok), group.records[0].result
     dim = at(first, "config", "workload", "dim")
     count = group.median("parameters", "count")
@@ -171,7 +158,9 @@ def _sparse_row(group: Group) -> list[Cell]:
 
     return [
         Cell(rows, f"{rows:,}" if rows else "vocabulary", group.records),
+        *(Cell(value) for value in (dim, setting.conditions["device"], setting.conditions.get("steps"))),
         Cell(group.label, group.label, group.records),
+        Cell(at(first, "config", "optimizer", "lr"), "", group.records),
         Cell("sparse" if _is_sparse(group.records[0]) else "dense"),
         Cell(group.status(), group.status(), group.records),
         cell(group.median("time", "step", "median"), 1e3),
@@ -188,7 +177,7 @@ def monitor_overhead(records: Sequence[Record]) -> Table | None:
     rows = []
     for record in records:
         found = record.result.get("overhead")
-        if found:
+        if found and record.result["status"] == "ok":
             parts = found["comparisons"]
             shown = [Cell(part["difference"], _interval(part), (record,)) for part in parts.values()]
             names = (

@@ -3,19 +3,24 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from measure.trends import draw_trends
-from reports.group import Setting, at
+from reports.group import Group, Setting, at
 
 DPI = 110
 MOST_CURVES = 40
+LEGEND_ROWS = 26  # what fits beside a plot
+LONGEST = 44  # characters of a label
+WIDE = 100  # times its least value: what takes a logarithmic scale
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -26,7 +31,16 @@ def _figure(width: float, height: float) -> Figure:
 
 def visible(label: str) -> str:
     """matplotlib drops legend entries that begin with an underscore, and reads dollars as mathematics."""
-    return label.lstrip("_").replace("$", r"\$") or "unnamed"
+    text = label.lstrip("_") or "unnamed"
+    return (text if len(text) <= LONGEST else text[: LONGEST - 1] + "…").replace("$", r"\$")
+
+
+def title(setting: Setting) -> str:
+    """A setting over a plot, in lines that fit."""
+    parts, lines = setting.label.split(", "), [""]
+    for part in parts:
+        lines = [*lines[:-1], f"{lines[-1]}, {part}"] if len(lines[-1]) + len(part) < 110 else [*lines, part]
+    return "\n".join(lines).removeprefix(", ").replace("$", r"\$")
 
 
 def dominated(point: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
@@ -39,46 +53,46 @@ def dominated(point: Sequence[float], others: Sequence[Sequence[float]]) -> bool
 
 def pareto(setting: Setting, path: Path) -> bool:
     """State bytes a parameter against step time, final loss as colour; ringed: nothing is better in all three."""
-    found = []
+    found: list[tuple[Group, tuple[float, float, float]]] = []
     for group in setting.groups:
         time, state = group.median("time", "step", "median"), group.median("memory", "state_bytes_per_parameter")
         loss = group.median("quality", "final_loss")
         if time is not None and state is not None and loss is not None:
-            found.append((group.label, (time * 1e3, state, loss)))
+            found.append((group, (time * 1e3, state, loss)))
     if len(found) < 2:
         return False
     points = [point for _, point in found]
-    figure = _figure(11, 5.2)
+    sound = [point for group, point in found if group.sound]
+    front = [group.sound and not dominated(point, sound) for group, point in found]
+    columns = math.ceil(len(found) / LEGEND_ROWS)
+    figure = _figure(9 + 2.2 * columns, 5.4)
     axis = figure.subplots()
-    losses = [point[2] for point in points]
-    front = [not dominated(point, points) for point in points]
-    colours = axis.scatter(
-        [p[0] for p in points],
-        [p[1] for p in points],
-        c=losses,
-        cmap="viridis",
-        s=70,
-        zorder=3,
-        edgecolors=["crimson" if best else "none" for best in front],
-        linewidths=1.8,
-    )
+    times, states, losses = zip(*points, strict=True)
+    rings = ["crimson" if best else "none" for best in front]
+    norm = LogNorm() if min(losses) > 0 and max(losses) > WIDE * min(losses) else Normalize()
+    style: dict[str, Any] = {"cmap": "viridis", "s": 70, "zorder": 3, "edgecolors": rings, "linewidths": 1.8}
+    colours = axis.scatter(times, states, c=losses, norm=norm, **style)
     figure.colorbar(colours, ax=axis, label="final held-out loss", location="left", pad=0.1)
-    _number(figure, axis, found, front)
+    _number(figure, axis, [(group.label, point) for group, point in found], front, columns)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=0.1)
-    axis.set_ylim(-0.02, 2 * max(1, *(state for _, state, _ in points)))
+    axis.set_ylim(-0.02, 2 * max(1, *states))
+    narrow = max(times) < 10 * min(times)  # no decade in it: the ticks between must be labelled
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_formatter(ScalarFormatter())
+        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}") if narrow else NullFormatter())
+    axis.tick_params(axis="x", which="minor", labelsize=7)
     axis.set_xlabel("step, ms (median; separate runs)")
     axis.set_ylabel("optimizer state, bytes a parameter")
-    axis.set_title(f"{visible(setting.label)}\nringed: no other is as good in time, memory and loss", fontsize=10)
+    axis.set_title(f"{title(setting)}\nringed: no other is as good in time, memory and loss", fontsize=10)
     axis.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=DPI)
     return True
 
 
-def _number(figure: Figure, axis: Axes, found: Sequence[tuple[str, Sequence[float]]], front: Sequence[bool]) -> None:
+def _number(
+    figure: Figure, axis: Axes, found: Sequence[tuple[str, Sequence[float]]], front: Sequence[bool], columns: int
+) -> None:
     """Numbers at the points, by time, taking turns above and below; the names stand beside the plot."""
     order = sorted(range(len(found)), key=lambda i: tuple(found[i][1]))
     handles = []
@@ -88,36 +102,47 @@ def _number(figure: Figure, axis: Axes, found: Sequence[tuple[str, Sequence[floa
         offset = (0, (8, -15, 18, -25)[number % 4])
         axis.annotate(str(number), (x, y), offset, textcoords="offset points", ha="center", fontsize=7.5, color=colour)
         handles.append(Line2D([], [], linestyle="none", marker=f"${number}$", color=colour, label=visible(label)))
-    legend = figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, ncols=columns)
     for text, index in zip(legend.get_texts(), order, strict=True):
         text.set_color("crimson" if front[index] else "0.3")
 
 
 def curves(setting: Setting, path: Path) -> bool:
-    """Held-out loss against steps and against seconds of training, the first seed of each optimizer."""
-    drawn = [(group, at(group.records[0].result, "quality", "evaluations")) for group in setting.groups]
-    drawn = [(group, points) for group, points in drawn if points and len(points) >= 3][:MOST_CURVES]
-    if not drawn:
+    """Held-out loss against steps and against seconds of training, the first finished seed of each optimizer."""
+    found = [(group, points) for group in setting.groups if group.ok and len(points := _evaluations(group)) >= 3]
+    if not found:
         return False
-    figure = _figure(12, 4.8)
+    drawn = found[:MOST_CURVES]
+    columns = math.ceil(len(drawn) / LEGEND_ROWS)
+    figure = _figure(10 + 2 * columns, 5)
     left, right = figure.subplots(1, 2, sharey=True)
-    losses = [point["loss"] for _, points in drawn for point in points if point["loss"] is not None]
+    losses = [loss for _, points in drawn for _, _, loss in points if math.isfinite(loss)]
     for number, (group, points) in enumerate(drawn):
-        style = {"color": colormaps["tab20"](number % 20), "linestyle": "-" if number < 20 else "--", "linewidth": 1.3}
-        y = [math.nan if point["loss"] is None else point["loss"] for point in points]
-        left.plot([point["step"] for point in points], y, label=visible(group.label), **style)
-        right.plot([point["seconds"] for point in points], y, **style)
-    if min(losses) > 0 and max(losses) > 10 * min(losses):
+        colour, line = colormaps["tab20"](number % 20), "-" if number < 20 else "--"
+        steps, seconds, y = zip(*points, strict=True)
+        left.plot(steps, y, label=visible(group.label), color=colour, linestyle=line, linewidth=1.3)
+        right.plot(seconds, y, color=colour, linestyle=line, linewidth=1.3)
+    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         left.set_yscale("log")
     left.set_xlabel("step")
     right.set_xlabel("seconds of training (sum of step times)")
     left.set_ylabel("held-out loss")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.suptitle(visible(setting.label), fontsize=10)
-    figure.legend(loc="outside right upper", fontsize=7)
+    some = f"\n{len(drawn)} of {len(found)} optimizers are shown" if len(found) > len(drawn) else ""
+    figure.suptitle(f"{title(setting)}{some}", fontsize=10)
+    figure.legend(loc="outside right upper", fontsize=7, ncols=columns)
     figure.savefig(path, dpi=DPI)
     return True
+
+
+def _evaluations(group: Group) -> list[tuple[float, float, float]]:
+    """(step, seconds, loss) of the first finished seed, NaN where the loss is not finite."""
+    points = [
+        (at(one, "step"), at(one, "seconds"), at(one, "loss"))
+        for one in at(group.ok[0].result, "quality", "evaluations") or ()
+    ]
+    return [(*place, math.nan if loss is None else loss) for *place, loss in points if None not in place]
 
 
 def trends(setting: Setting, path: Path) -> bool:

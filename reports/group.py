@@ -1,9 +1,10 @@
 """Which records belong together: a setting is what must be equal to compare, a group one optimizer's seeds in it."""
 
+import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,14 +13,25 @@ from measure.record import VOLATILE, Record
 # What two compared runs may differ in: it changes neither the problem nor the training.
 FREE = (*VOLATILE, "optimizer", "seed", "eval_every", "record_every", "measure")
 FREE_OF_WORKLOAD = ("sparse", "eval_every", "target", "_target_", "_convert_", "about")
+MACHINE = ("machine", "threads", "torch")  # of the conditions: what two machines differ in
 COMPARED = "train"
+VERSION = "package version"
+LONGEST = 24  # characters of a value in a label
+
+# What must be true of an honest run, and what it means where it is not.
+CHECKS = {
+    "parameters_moved": "a parameter that should train never moved",
+    "frozen_unchanged": "a frozen parameter moved",
+    "finite": "a parameter is not finite",
+}
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one optimizer in one setting, by seed."""
+    """The runs of one optimizer in one setting, by seed; `key` is the same wherever name and arguments are."""
 
     label: str
+    key: str
     records: tuple[Record, ...]
 
     @property
@@ -27,19 +39,23 @@ class Group:
         """The runs that came to their end."""
         return [record for record in self.records if record.result["status"] == "ok"]
 
+    @property
+    def sound(self) -> bool:
+        """Whether every run came to its end and passed its checks: what is not is shown, and never called the best."""
+        return len(self.ok) == len(self.records) and not any(map(doubts, self.ok))
+
     def median(self, *path: str) -> float | None:
         """The median over the finished runs of a number in their results."""
         values = [value for record in self.ok if (value := at(record.result, *path)) is not None]
         return median(values) if values else None
 
     def status(self) -> str:
-        """`ok`, or each status with how many runs came to it."""
-        counts: dict[str, int] = defaultdict(int)
-        for record in self.records:
-            counts[record.result["status"]] += 1
-        if len(counts) == 1 and len(self.records) == 1:
-            return next(iter(counts))
-        return ", ".join(f"{status} {count}/{len(self.records)}" for status, count in sorted(counts.items()))
+        """`ok`, or each status with how many runs came to it, and whatever is doubtful about them."""
+        counts = Counter(record.result["status"] for record in self.records)
+        of = f"/{len(self.records)}" if len(self.records) > 1 else ""
+        words = [f"{status} {count}{of}" if of else status for status, count in sorted(counts.items())]
+        found = {doubt: None for record in self.ok for doubt in doubts(record)}
+        return ", ".join(words) + "".join(f"; INVALID: {doubt}" for doubt in found)
 
 
 @dataclass(frozen=True)
@@ -47,61 +63,88 @@ class Setting:
     """One problem under one set of conditions, and the groups that can be compared in it."""
 
     label: str
+    conditions: dict[str, Any]
     groups: tuple[Group, ...]
     baseline: Group | None
+    wanted: str | None  # the baseline's name, whether or not it is there
 
     @property
     def records(self) -> list[Record]:
         return [record for group in self.groups for record in group.records]
 
 
-def at(result: dict[str, Any], *path: str) -> Any:
+def at(result: Any, *path: str) -> Any:
     """What stands at a path of keys, or None."""
-    value: Any = result
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+        result = result.get(key) if isinstance(result, dict) else None
+    return result
 
 
-def settings(records: Iterable[Record]) -> list[Setting]:
-    """The settings of all training runs, in the order of their workloads' names."""
+def doubts(record: Record) -> list[str]:
+    """Why the figures of a run that came to its end are not to be believed; empty for an honest one."""
+    checks = record.result.get("checks") or {}
+    found = [words for name, words in CHECKS.items() if checks.get(name) is False]
+    return found + (["its state kept growing"] if checks.get("state_grew") else [])
+
+
+def settings(records: Iterable[Record], ignoring: Collection[str] = ()) -> list[Setting]:
+    """The settings of all training runs, by workload; `ignoring` names conditions that may differ."""
     kept: dict[str, list[Record]] = defaultdict(list)
+    by_key: dict[str, dict[str, Any]] = {}
     for record in records:
         if at(record.result, "measure") == COMPARED and at(record.result, "config"):
-            kept[json.dumps(conditions(record), sort_keys=True)].append(record)
-    keys = {key: json.loads(key) for key in kept}
-    labels = {key: setting_label(keys[key], list(keys.values())) for key in keys}
-    return [_setting(labels[key], kept[key]) for key in sorted(kept, key=lambda key: labels[key])]
+            own = {name: value for name, value in conditions(record).items() if name not in ignoring}
+            key = json.dumps(own, sort_keys=True)
+            kept[key].append(record)
+            by_key[key] = own
+    names = dict(zip(by_key, labels(list(by_key.values())), strict=True))
+    return [_setting(names[key], by_key[key], kept[key]) for key in sorted(kept, key=lambda key: names[key])]
 
 
 def conditions(record: Record) -> dict[str, Any]:
-    """What must be equal for two runs to be compared: problem, schedule, data, device and versions of the machine."""
+    """What must be equal for two runs to be compared: problem, schedule, data, device and versions of the machine.
+
+    Keys are flat: `workload.size`. A run without a result names no machine, and stands apart until it has one.
+    """
     result, config = record.result, record.result["config"]
-    workload = {key: value for key, value in config["workload"].items() if key not in FREE_OF_WORKLOAD}
     fixed = {key: value for key, value in config.items() if key not in FREE and key != "workload"}
-    environment = result["environment"]
-    machine = at(environment, "gpu", "name") or at(environment, "cpu", "model")
-    return fixed | {
-        "workload": workload,
+    fixed["workload"] = {key: value for key, value in config["workload"].items() if key not in FREE_OF_WORKLOAD}
+    cpu = at(result, "environment", "cpu")
+    fixed |= {
         "workload_name": result["workload"],
-        "device": result["device"],
-        "machine": machine,
-        "torch": at(environment, "packages", "torch"),
-        "data": result["data"],
+        "device": result.get("device") or config.get("device"),
+        "machine": at(result, "environment", "gpu", "name") or at(cpu, "model"),
+        "threads": at(cpu, "threads") if result.get("device") == "cpu" else None,
+        "torch": at(result, "environment", "packages", "torch"),
+        "data": result.get("data") or {},
     }
+    return _flat(fixed)
 
 
-def setting_label(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
-    """The workload and its size, and whatever tells this setting from others of the same workload."""
-    size = own["workload"].get("size")
-    parts = [" ".join(filter(None, (own["workload_name"], size))), f"{own['steps']:,} steps", own["device"]]
-    alike = [other for other in others if other["workload_name"] == own["workload_name"]]
-    for key, value in sorted(_flat(own).items()):
-        if key not in ("steps", "workload.steps", "workload.size", "device") and any(
-            _flat(other).get(key) != value for other in alike
-        ):
-            parts.append(f"{key.removeprefix('workload.')}={_short(value)}")
-    return ", ".join(parts)
+def labels(conditions: Sequence[dict[str, Any]]) -> list[str]:
+    """For each setting the workload and its size, and whatever tells it from others of the same workload."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    names = {key for own in conditions for key in own}
+    for own in conditions:
+        for key in names:
+            values[own["workload_name"], key].add(json.dumps(own.get(key)))
+    made = []
+    for own in conditions:
+        name, size = own["workload_name"], own.get("workload.size")
+        parts = [" ".join(filter(None, (name, size))), f"{own.get('steps', 0):,} steps", str(own["device"])]
+        told = {"workload_name", "workload.size", "workload.steps", "steps", "device"}
+        differing = sorted(key for key in names - told if len(values[name, key]) > 1)
+        parts += [f"{key.removeprefix('workload.')}={shortened(own.get(key), key == 'machine')}" for key in differing]
+        made.append(", ".join(parts))
+    repeated = Counter(made)
+    return [
+        f"{label} #{_digest(own)}" if repeated[label] > 1 else label
+        for label, own in zip(made, conditions, strict=True)
+    ]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -111,37 +154,52 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(value: Any) -> str:
-    text = "×".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
+def shortened(value: Any, whole: bool = False) -> str:
+    """A value in a label."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if whole or len(text) <= LONGEST else text[: LONGEST // 2] + "…"
 
 
-def newest(records: Iterable[Record]) -> list[Record]:
-    """Of runs with one configuration, made before and after an edit of the code, the last."""
-    latest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: record.result.get("finished") or ""):
-        config = {key: value for key, value in record.result["config"].items() if key not in VOLATILE}
-        latest[json.dumps([record.result["optimizer"], config], sort_keys=True)] = record
-    return list(latest.values())
-
-
-def _setting(label: str, records: list[Record]) -> Setting:
-    """Split by optimizer and its arguments; where one name has several, the label says in what they differ."""
-    by_arguments: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in newest(records):
-        config = record.result["config"]
-        spec = {key: value for key, value in config["optimizer"].items() if key != "about"}
-        spec |= {"sparse": config["workload"]["sparse"]} if "sparse" in config["workload"] else {}
-        by_arguments[record.result["optimizer"], json.dumps(spec, sort_keys=True)].append(record)
-    groups = []
-    for (name, arguments), members in by_arguments.items():
-        same_name = [json.loads(other) for known, other in by_arguments if known == name]
-        own = json.loads(arguments)
-        differing = [key for key in own if any(other.get(key) != own[key] for other in same_name)]
-        differences = ", ".join(f"{key}={_short(own[key])}" for key in differing)
-        members.sort(key=lambda record: record.result["seed"])
-        groups.append(Group(f"{name} ({differences})" if differences else name, tuple(members)))
-    groups.sort(key=lambda group: group.label)
+def _setting(label: str, conditions: dict[str, Any], records: list[Record]) -> Setting:
+    groups = _groups(records)
     wanted = records[0].result["config"].get("baseline")
-    candidates = [group for group in groups if group.records[0].result["optimizer"] == wanted and group.ok]
-    return Setting(label, tuple(groups), candidates[0] if len(candidates) == 1 else None)
+    named = [group for group in groups if group.records[0].result["optimizer"] == wanted]
+    baseline = named[0] if len(named) == 1 and named[0].ok and not any(map(doubts, named[0].ok)) else None
+    return Setting(label, conditions, tuple(groups), baseline, wanted)
+
+
+def _groups(records: Sequence[Record]) -> list[Group]:
+    """Split by optimizer and its arguments; where one name has several, the label says in what they differ."""
+    members: dict[tuple[str, str], dict[Any, Record]] = defaultdict(dict)
+    for record in sorted(records, key=lambda record: str(record.result.get("finished") or "")):
+        # Of runs of one seed, made before and after an edit of the code or with other evaluations, the last.
+        members[record.result["optimizer"], json.dumps(_spec(record), sort_keys=True)][record.result["seed"]] = record
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, spec in members:
+        alike[name].append(json.loads(spec))
+    groups = []
+    for (name, spec), by_seed in members.items():
+        own = json.loads(spec)
+        differing = [key for key in own if any(other.get(key) != own[key] for other in alike[name])]
+        differences = ", ".join(f"{key}={shortened(own[key])}" for key in differing)
+        label = f"{name} ({differences})" if differences else name
+        key = json.dumps([name, {part: own[part] for part in own if part != VERSION}], sort_keys=True)
+        groups.append(Group(label, key, tuple(by_seed[seed] for seed in sorted(by_seed, key=_order))))
+    repeated = [label for label, count in Counter(group.label for group in groups).items() if count > 1]
+    for index, group in enumerate(groups):
+        if group.label in repeated:
+            groups[index] = replace(group, label=f"{group.label} #{_digest([own.name for own in group.records])}")
+    return sorted(groups, key=lambda group: group.label)
+
+
+def _spec(record: Record) -> dict[str, Any]:
+    """What makes an optimizer the same one: its arguments, its package's version, the gradients it is given."""
+    config, packages = record.result["config"], at(record.result, "environment", "packages") or {}
+    package = at(config, "optimizer", "about", "package")
+    spec = {key: value for key, value in config["optimizer"].items() if key != "about"}
+    spec |= {"sparse": config["workload"]["sparse"]} if "sparse" in config["workload"] else {}
+    return spec | ({VERSION: packages[package]} if package != "torch" and package in packages else {})
+
+
+def _order(seed: Any) -> tuple[bool, Any]:
+    return seed is None, seed or 0

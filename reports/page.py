@@ -4,26 +4,27 @@ import base64
 import hashlib
 import json
 import shlex
-import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from measure.record import STATUSES, Record, read_records
+from measure.record import REPORT, RESULT, STATUSES, Record, read_records
 from reports.comparison import comparison, summary
 from reports.documents import TABLES
 from reports.figures import PLOTS
-from reports.group import Setting, at, settings
-from reports.table import Cell, Table
+from reports.group import Setting, at, doubts, settings
+from reports.table import DASH, Cell, Table
 
-REPORT = "report"
 FILES = ("result.json", "config.yaml", "steps.jsonl", "log.txt")
 LEFT_OUT = ("environment", "command")  # of a run's excerpt: they stand elsewhere on the page
+MOST_PLOTTED = 12  # settings with pictures: a page of hundreds is read by its tables
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,40 @@ class Section:
 
 
 def build(root: Path) -> Path:
-    """Write `root`/report from the records under `root`; returns the page. Raises FileNotFoundError without records."""
-    records = [record for record in read_records(root) if REPORT not in record.folder.relative_to(root).parts]
+    """Write `root`/report from the records under `root`; returns the page.
+
+    An older report stays until the new one is whole. Raises FileNotFoundError without records, and FileExistsError
+    where `root`/report holds records and would be lost.
+    """
+    report = root / REPORT
+    if next(report.glob(f"**/{RESULT}"), None):
+        raise FileExistsError(f"{report}: there are records in it; rename it, the report goes there")
+    records = read_records(root)
     if not records:
         raise FileNotFoundError(f"{root}: no records in it; python bench.py name=… makes some")
-    report = root / REPORT
-    shutil.rmtree(report, ignore_errors=True)
-    for folder in ("tables", "plots"):
-        (report / folder).mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix=f".{REPORT}-", dir=root) as scratch:
+        new = Path(scratch, REPORT)
+        for folder in ("tables", "plots"):
+            (new / folder).mkdir(parents=True)
+        _write(new, root, records)
+        if report.exists():
+            report.rename(Path(scratch, "old"))
+        new.rename(report)
+    return report / "index.html"
+
+
+def _write(report: Path, root: Path, records: Sequence[Record]) -> None:
     sections = [_section(setting, number, report) for number, setting in enumerate(settings(records), start=1)]
     documents = [table for make in TABLES if (table := make(records))]
     for table in (*(section.table for section in sections), *documents):
         (report / "tables" / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
         (report / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-    page = report / "index.html"
-    page.write_text(_render(root, records, sections, documents), encoding="utf-8")
-    return page
+    (report / "index.html").write_text(_render(root, records, sections, documents), encoding="utf-8")
 
 
 def _section(setting: Setting, number: int, report: Path) -> Section:
     plots = []
-    for name, draw in PLOTS:
+    for name, draw in PLOTS if number <= MOST_PLOTTED else ():
         path = report / "plots" / f"{name}-{number}.png"
         if draw(setting, path):
             data = base64.b64encode(path.read_bytes()).decode()
@@ -84,23 +98,28 @@ def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], 
     counts = Counter(record.result["status"] for record in records)
     tables = [*(section.table for section in sections), *documents]
     runs = [_complete(record) for record in records]
+    unplotted = len(sections) - MOST_PLOTTED
     return template.render(
-        title=next((name for record in records if (name := record.result.get("name"))), root.name),
+        title=", ".join(sorted({name for record in records if (name := record.result.get("name"))})) or root.name,
         machine="; ".join(sorted({machine(record) for record in records if record.result.get("environment")})),
         counts=[(status, counts[status]) for status in STATUSES if counts[status]],
-        statuses=STATUSES,
+        texts=lambda table, column: any(isinstance(cells[column].value, str) for cells in table.rows),
+        shown=lambda value: DASH if value is None else value,
         runs=runs,
         sections=sections,
         documents=documents,
-        failures=[record for record in runs if record.result["status"] != "ok"],
-        groups=_groups(tables),
+        failures=[record for record in runs if record.result["status"] != "ok" or doubts(record)],
+        reason=lambda record: "; ".join([record.result["reason"] or "", *doubts(record)]).strip("; "),
+        worst=worst,
+        unplotted=f"Pictures are of the first {MOST_PLOTTED} settings." if unplotted > 0 else "",
+        groups=_groups(root, tables),
         commands=sorted({command for record in records if (command := record.result.get("command"))}),
         command=f"python -m reports {shlex.quote(str(root))}",
         environments=sorted(
             {_pretty(record.result["environment"]) for record in runs if record.result.get("environment")}
         ),
-        anchor=anchor,
-        group_anchor=group_anchor,
+        anchor=partial(anchor, root),
+        group_anchor=partial(group_anchor, root),
         sort_key=sort_key,
         files=lambda record: [file for file in FILES if (record.folder / file).exists()],
         link=lambda record, file: quote(f"../{record.folder.relative_to(root)}/{file}"),
@@ -116,10 +135,10 @@ def machine(record: Record) -> str:
     return ", ".join([*filter(None, parts), f"torch {at(environment, 'packages', 'torch')}"])
 
 
-def _groups(tables: Iterable[Table]) -> list[tuple[Record, ...]]:
+def _groups(root: Path, tables: Iterable[Table]) -> list[tuple[Record, ...]]:
     """Each set of several runs that some number comes from, once."""
     cells = (cell for table in tables for row in table.rows for cell in row if len(cell.records) > 1)
-    return list({group_anchor(cell.records): cell.records for cell in cells}.values())
+    return list({group_anchor(root, cell.records): cell.records for cell in cells}.values())
 
 
 def _pretty(value: dict[str, Any]) -> str:
@@ -130,17 +149,25 @@ def _pretty(value: dict[str, Any]) -> str:
 
 def _complete(record: Record) -> Record:
     """With every key that the page names, for runs that never wrote a result."""
-    return Record(record.folder, dict.fromkeys(("seed", "command", "reason")) | record.result)
+    return Record(record.folder, dict.fromkeys(("seed", "command", "reason", "environment")) | record.result)
 
 
-def anchor(record: Record) -> str:
-    """The page's id of a run."""
-    return f"run-{hashlib.sha256(record.name.encode()).hexdigest()[:12]}"
+def worst(text: str) -> str:
+    """The colour of a group's status: that of the first thing in it that is not well."""
+    if "INVALID" in text:
+        return "error"
+    return next((status for status in reversed(STATUSES) if status in text), "")
 
 
-def group_anchor(records: Iterable[Record]) -> str:
+def anchor(root: Path, record: Record) -> str:
+    """The page's id of a run: of its folder, since two sweeps may have runs of one name."""
+    return f"run-{hashlib.sha256(str(record.folder.relative_to(root)).encode()).hexdigest()[:12]}"
+
+
+def group_anchor(root: Path, records: Iterable[Record]) -> str:
     """The page's id of the runs behind a number."""
-    return "group-" + hashlib.sha256("\n".join(sorted(record.name for record in records)).encode()).hexdigest()[:12]
+    names = "\n".join(sorted(anchor(root, record) for record in records))
+    return f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
 def sort_key(cell: Cell) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from measure.record import Record
 
+DASH = "–"  # no value
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -20,7 +22,7 @@ class Cell:
     @property
     def shown(self) -> str:
         """The text, or what the value says of itself."""
-        return self.text or ("–" if self.value is None else str(self.value))
+        return self.text or (DASH if self.value is None else str(self.value))
 
 
 @dataclass(frozen=True)
@@ -51,32 +53,26 @@ class Table:
 
 
 def _in_markdown(text: str) -> str:
-    for character in "\\|<>*_`":
+    for character in "\\|<>*_`&[]$~":
         text = text.replace(character, "\\" + character)
     return text.replace("\n", " ").replace("\r", " ")
 
 
 def _in_csv(cell: Cell) -> Any:
-    value = cell.text if cell.value is None else cell.value
+    value = cell.text.replace(DASH, "") if cell.value is None else cell.value
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def number(value: float | None, digits: int = 4, unit: str = "") -> str:
     """`digits` significant figures with thousands separated, or a dash."""
     if value is None:
-        return "–"
+        return DASH
     if value == 0 or not 1e-4 <= abs(value) < 1e15:
-        text = f"{value:.{digits - 1}g}"
-    else:
-        places = max(0, digits - 1 - _magnitude(value))
-        text = f"{value:,.{places}f}"
-    return f"{text}{unit}"
-
-
-def _magnitude(value: float) -> int:
-    return int(f"{abs(value):e}".partition("e")[2])
+        return f"{value:.{digits - 1}g}{unit}"
+    magnitude = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.9996 has that of 10.00
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}{unit}"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
     """A share in per cent, or a dash."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return DASH if value is None else f"{100 * value:,.{digits}f} %"

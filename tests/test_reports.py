@@ -14,7 +14,8 @@ import pytest
 
 from measure.record import Place, read_records
 from reports.__main__ import main
-from reports.comparison import comparison, paired
+from reports.compare import compare
+from reports.comparison import comparison, paired, summary
 from reports.documents import TABLES, layer_memory, monitor_overhead, sparse_vs_dense, toy_trace
 from reports.figures import dominated, visible
 from reports.group import settings
@@ -26,6 +27,8 @@ CONFIG = {
     "warmup_steps": 0, "clip_norm": None, "accumulate": 1, "eval_every": 50, "record_every": 1, "limit_seconds": None,
     "baseline": "torch_adamw", "measure": {"kind": "train", "sample_every": "auto"},
 }  # fmt: skip
+OTHER = {"_target_": "workloads.MLP", "size": "tiny", "steps": 100}
+ADAM = {"optimizer_target": "optimizers.Adam"}
 ENVIRONMENT = {"cpu": {"model": "a processor", "logical_cores": 2}, "gpu": None, "packages": {"torch": "2.13.0"}}
 
 
@@ -152,10 +155,129 @@ def test_one_name_with_two_arguments_is_two_rows_and_an_edit_replaces(tmp_path: 
     ]
 
 
+def test_runs_of_one_seed_recorded_differently_count_once(tmp_path: Path) -> None:
+    again = record("adamw", loss=3.0, finished="2026-11-21T10:00:00+00:00")
+    again["config"] = again["config"] | {"record_every": 10, "eval_every": 25}
+    write(tmp_path, record("adamw", loss=1.0), again)
+    (row,) = table_of(tmp_path)
+    assert (row["status"], row["final loss"]) == ("ok", "3.000")
+
+
+def test_a_seed_that_reaches_nothing_gives_no_interval(tmp_path: Path) -> None:
+    write(
+        tmp_path, *[record(name, seed, 1.0 + (name == "adamw")) for name in ("torch_adamw", "adamw") for seed in (0, 1)]
+    )
+    row = table_of(tmp_path)[0]
+    assert row["loss vs baseline"] == "+1 for every seed"
+    assert "told apart" not in row, "a column without a value goes"
+
+
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [
+        ({"parameters_moved": False}, "never moved"),
+        ({"frozen_unchanged": False}, "a frozen parameter moved"),
+        ({"finite": False}, "not finite"),
+        ({"state_grew": True}, "kept growing"),
+    ],
+)
+def test_canary_what_failed_a_check_is_shown_and_never_the_best(
+    tmp_path: Path, checks: dict[str, bool], words: str
+) -> None:
+    cheat = record("cheat", loss=0.01, step=1e-4, state=0, checks=checks)
+    write(tmp_path, cheat, record("torch_adamw", loss=0.5), record("adamw", loss=0.6, step=0.02))
+    (setting,) = settings(read_records(tmp_path))
+    assert not setting.groups[1].sound
+    assert table_of(tmp_path)[1]["status"].startswith("ok; INVALID: ")
+    assert words in table_of(tmp_path)[1]["status"]
+    assert "cheat" not in summary(setting)
+    assert "Lowest final loss: torch_adamw" in summary(setting)
+    page = build(tmp_path).read_text()
+    assert words in page.partition('id="failures"')[2].partition("</section>")[0]
+
+
+def test_an_invalid_baseline_is_no_baseline(tmp_path: Path) -> None:
+    write(tmp_path, record("torch_adamw", checks={"parameters_moved": False}), record("adamw"))
+    (setting,) = settings(read_records(tmp_path))
+    assert setting.baseline is None
+    assert any("baseline torch_adamw is not here" in note for note in comparison(setting, 1).notes)
+
+
+def test_the_summary_leaves_out_survivors_and_names_ties(tmp_path: Path) -> None:
+    lucky = [record("lucky", 0, 0.1), record("lucky", 1, None, status="diverged")]
+    steady = [record(name, seed, 1 + seed / 10, step=0.010 + 1e-4 * (name == "b")) for name in "ab" for seed in (0, 1)]
+    write(tmp_path, *lucky, *steady)
+    (setting,) = settings(read_records(tmp_path))
+    said = summary(setting)
+    assert "lucky" not in said
+    assert "Left out: 1" in said
+    assert "Shortest median step: a, 10.0 ms; b as good." in said
+
+
+ODD: list[Any] = [
+    [], 3, {}, {"status": "fine"}, {"status": "ok"}, {"status": "ok", "schema": 99}, {"status": "ok", "time": 3},
+    record(config={"optimizer": 3, "workload": None}), record(config=None), record(environment=None),
+    record(memory=None, time=None, quality=None), record(quality={"evaluations": [None, 3, {"step": 1}]}),
+    record(quality={"evaluations": [{"step": s, "seconds": s, "loss": None} for s in range(5)], "final_loss": None}),
+    record(seed="x"), record(seed=None), record(optimizer=None), record(checks=None), record(finished=None),
+    record(size=None, data=None, parameters=None), record(lines=[3, None, [], {"a": 1}, {"step": 1}] * 3),
+    record(lines=[{"step": s, "loss": None, "gradient": None, "memory": 3} for s in range(5)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_an_odd_record_becomes_a_row_and_stops_nothing(tmp_path: Path, odd: Any) -> None:
+    write(tmp_path / "a", record("torch_adamw"))
+    place = Place(tmp_path / "b", "odd-mlp-1")
+    place.begin("seed: 0\n")
+    lines = odd.get("lines", []) if isinstance(odd, dict) else []
+    (place.part / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (place.part / "result.json").write_text(json.dumps(odd))
+    assert "odd-mlp-1" in build(tmp_path).read_text()
+
+
+def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    config = CONFIG | {"seed": 7, "optimizer": {"_target_": "x.Y"}, "workload": {"_target_": "workloads.MLP"}}
+    Place(tmp_path, "x-y-1").begin(json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp"}}))
+    (made,) = read_records(tmp_path)
+    assert {key: made.result[key] for key in ("status", "optimizer", "workload", "seed", "measure")} == {
+        "status": "interrupted", "optimizer": "adamw", "workload": "mlp", "seed": 7, "measure": "train",
+    }  # fmt: skip
+    assert ">None<" not in build(tmp_path).read_text()
+
+
+def test_a_report_never_deletes_a_record_or_the_report_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, record())
+    before = build(tmp_path).read_text()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("reports.page.comparison", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        build(tmp_path)
+    assert (tmp_path / "report/index.html").read_text() == before
+    write(tmp_path / "report", record())
+    with pytest.raises(FileExistsError, match="there are records in it"):
+        build(tmp_path)
+    assert len(read_records(tmp_path)) == 2
+
+
+def test_compare_pairs_by_seed_and_matches_across_machines(tmp_path: Path) -> None:
+    there = {"cpu": {"model": "another"}, "packages": {"torch": "2.11.0"}}
+    for seed in range(3):
+        write(tmp_path / f"a/{seed}", record("adamw", seed, 1 + seed), record("adamw", seed, 9.0, measure="overhead"))
+        write(tmp_path / f"b/{seed}", record("adamw", seed, 1.5 + seed, step=0.03, environment=there))
+    table = compare(read_records(tmp_path / "a"), read_records(tmp_path / "b"), ("a", "b"))
+    (row,) = [dict(zip(table.columns, (cell.shown for cell in row), strict=True)) for row in table.rows]
+    assert row["step ms: B / A"] == "3.000"
+    assert row["final loss: B − A"] == "+0.5 [+0.5, +0.5]"
+    assert len(set(table.columns)) == len(table.columns)
+    assert "another, torch 2.11.0" in table.notes[0]
+
+
 def test_toy_trace_has_the_runs_values_and_the_printed_ones(tmp_path: Path) -> None:
     spec = {"_target_": "workloads.Toy", "polynomial": [1, 3, 0, 0, 2], "start": 3.0, "dimension": 1, "steps": 100}
     lines = [{"step": step, "extra": {"x": 3 - step / 10, "f": float(step)}} for step in range(1, 101)]
-    write(tmp_path, record("adam", workload="toy", spec=spec, arguments={"lr": 0.1}, lines=lines))
+    write(tmp_path, record("adam", workload="toy", spec=spec, arguments={"lr": 0.1}, lines=lines, **ADAM))
     table = toy_trace(read_records(tmp_path))
     assert table is not None
     rows = {row[0].value: [cell.shown for cell in row[1:]] for row in table.rows}
@@ -176,8 +298,8 @@ def test_layer_memory_counts_floats(tmp_path: Path) -> None:
     )
     table = layer_memory(read_records(tmp_path))
     assert table is not None
-    shown = [[cell.shown for cell in row] for row in table.rows]
-    assert [(row[0], row[3], row[5]) for row in shown] == [
+    rows = [dict(zip(table.columns, (cell.shown for cell in row), strict=True)) for row in table.rows]
+    assert [(row["optimizer"], row["floats"], row["of Adam's"]) for row in rows] == [
         ("adafactor", "12,288", "0.02 %"),
         ("adam", "67,108,864", "100.00 %"),
     ]
@@ -186,14 +308,15 @@ def test_layer_memory_counts_floats(tmp_path: Path) -> None:
 def test_sparse_vs_dense_needs_both(tmp_path: Path) -> None:
     def run(name: str, sparse: bool, rows: int) -> dict[str, Any]:
         spec = {"_target_": "workloads.Embedding", "rows": rows, "dim": 16, "sparse": sparse, "steps": 60}
-        return record(
-            name, workload="embedding", spec=spec, parameters={"count": 32 * rows, "trainable": 32 * rows, "bytes": 0}
-        )
+        parameters = {"count": 32 * rows, "trainable": 32 * rows, "bytes": 0}
+        target = "optimizers.SparseAdam" if sparse else "optimizers.Adam"
+        return record(name, workload="embedding", spec=spec, parameters=parameters, optimizer_target=target)
 
     write(tmp_path, run("adam", False, 10**4), run("adam", False, 10**6), run("sparse_adam", True, 10**6))
     table = sparse_vs_dense(read_records(tmp_path))
     assert table is not None
-    assert [(row[0].shown, row[1].shown, row[2].shown) for row in table.rows] == [
+    rows = [dict(zip(table.columns, (cell.shown for cell in row), strict=True)) for row in table.rows]
+    assert [(row["rows of a table"], row["optimizer"], row["gradients"]) for row in rows] == [
         ("1,000,000", "adam", "dense"), ("1,000,000", "sparse_adam", "sparse"),
     ]  # fmt: skip
 
@@ -269,7 +392,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", str(a), str(b)]) == 0
     shown = capsys.readouterr().out
     assert "2.000" in shown
-    assert "0/0 and 1/1" in shown
+    assert "not there" in shown
+    (tmp_path / "other").mkdir()
+    assert main(["compare", str(a), str(tmp_path / "other")]) == 1
+    assert "no training runs" in capsys.readouterr().err
     assert main([str(tmp_path / "nothing")]) == 1
     assert "no such folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
@@ -279,8 +405,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_numbers_are_short_and_true() -> None:
-    assert [number(x, 3) for x in (0, 1234567, 12.345, 0.00123456, 1e-7, -2.5, None)] == [
-        "0", "1,234,567", "12.3", "0.00123", "1e-07", "-2.50", "–",
+    assert [number(x, 3) for x in (0, 1234567, 12.345, 0.00123456, 1e-7, -2.5, 9.996, 99.96, None)] == [
+        "0", "1,234,567", "12.3", "0.00123", "1e-07", "-2.50", "10.0", "100", "–",
     ]  # fmt: skip
     assert (percent(0.123), percent(0.12345, 2), percent(None)) == ("12 %", "12.35 %", "–")
     assert Table("t", "a|b", ["c"], [[Cell(None)], [Cell("x\ny")]]).markdown().count("\n| ") == 4
@@ -336,6 +462,12 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
 
 
 def test_a_thousand_records_make_a_page(tmp_path: Path) -> None:
-    names = [f"optimizer_{index:02d}" for index in range(20)]
-    write(tmp_path, *[record(name, seed, 1 + seed / 100) for name in names for seed in range(50)])
-    assert len(build(tmp_path).read_text()) < 20e6
+    """As few optimizers with many seeds, as one seed of many, and as many settings."""
+    rates = [{"lr": 1e-3 * (index + 1)} for index in range(20)]
+    seeds = [record("adamw", seed, 1 + seed / 100, arguments=lr) for seed in range(20) for lr in rates]
+    names = [record(f"optimizer_{index}", spec=OTHER | {"batch": 1}) for index in range(300)]
+    batches = [record(spec=OTHER | {"batch": index + 2}) for index in range(300)]
+    write(tmp_path, *seeds, *names, *batches)
+    page = build(tmp_path).read_text()
+    assert len(page) < 20e6
+    assert "Pictures are of the first" in page
