@@ -2,16 +2,18 @@
 
 import re
 
+from conf import CONF
 from conf.check import nearest
 
 
 def explain(error: BaseException) -> str:
     """One line for an exception of Hydra or OmegaConf."""
     text = " ".join(part for one in _chain(error) for part in str(one).splitlines())
-    choice = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    choice = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if choice and getattr(error, "options", None) is not None:
         group, name = choice.groups()
-        return f"{group}={name}: no such {group.rpartition('/')[2]}{nearest(name, error.options)}"  # type: ignore[attr-defined]
+        ours = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).glob("*/*.yaml")]
+        return f"{group}={name}: no such {group}{nearest(name, [*error.options, *ours])}"  # type: ignore[attr-defined]
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return f"{key[1]}: no such key{_nearest_key(error, key[1])} (a new one is added with +{key[1]}=…)"

@@ -291,6 +291,8 @@ def test_a_record_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
 
 
 REFUSED = [
+    (["optimizer=hf/adamw_bnb_8bits"], "no such optimizer; did you mean hf/adamw_bnb_8bit?"),
+    (["name=report"], "name=report is where a report goes"),
     (["optimizer=adamm"], "optimizer=adamm: no such optimizer; did you mean adam?"),
     (["optimizer.lrr=1"], "optimizer.lrr: no such key; did you mean optimizer.lr?"),
     (["+optimizer.lrr=1"], "optimizer.lrr: AdamW takes no such argument; did you mean lr?"),

@@ -126,7 +126,8 @@ def test_the_loop_of_the_readme_runs(tmp_path: Path) -> None:
 def test_make_knows_its_targets() -> None:
     for target in re.findall(r"^\$ make (\w+)", README.read_text(), re.MULTILINE):
         subprocess.run(["make", "-n", target], cwd=PROJECT, check=True, capture_output=True)
-    help_text = subprocess.run(["make", "help"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    quiet = ["make", "--no-print-directory", "help"]
+    help_text = subprocess.run(quiet, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
     assert {line.split()[0] for line in help_text.splitlines()} == {"help", "bench", "test", "check", "report", "clean"}
 
 
