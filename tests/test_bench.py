@@ -396,11 +396,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(bench: Bench, tmp_path: Path) 
 
 def test_the_options_of_the_loop(bench: Bench) -> None:
     ran = bench("optimizer=adamw", "workload=mlp", "steps=20", "schedule=cosine", "warmup_steps=5", "clip_norm=1.0",
-                "accumulate=2", "dtype=bfloat16", "record_every=5", "eval_every=10")  # fmt: skip
+                "accumulate=2", "dtype=bfloat16", "record_every=5", "eval_every=10",
+                "measure.sample_every=8")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     (folder,) = ran.folder.glob("runs/default/adamw-mlp-*")
     lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 5, 10, 15, 20]
+    assert [line["step"] for line in lines] == [1, 5, 9, 10, 15, 17, 20], "every fifth, and the sampled ones"
     assert lines[0]["lr"] == pytest.approx(2e-4)
     assert lines[1]["lr"] == pytest.approx(1e-3)
     assert ran.records[0]["dtype"] == "bfloat16"
