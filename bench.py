@@ -25,6 +25,8 @@ from measure.sweep import Job, exit_code, run_jobs
 
 SWEEP = "OPTIMETER_SWEEP"  # Hydra's own folder for a sweep: a temporary one
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
+# What is said about an optimizer that decides how it is run, or whether it can be.
+TREATMENT = ("parameters", "closure", "train_mode", "gradients", "hessian_every")
 EXIT_CODES = "exit_codes"  # in it: what jobs came to that a launcher ran elsewhere
 
 
@@ -70,15 +72,22 @@ def command() -> int:
 
 def run(configs: list[Config]) -> int:
     """Look at all that the jobs name, refuse what cannot be, then make or keep each run; returns the exit code."""
-    machine, identities = ask(identify, configs)
-    jobs = list({job.place.folder: job for job in (job_of(config, machine, identities) for config in configs)}.values())
+    facts = ask_by_device(identify, configs)
+    every = [job_of(config, *facts[config["device"]]) for config in configs]
+    jobs = list({job.place.folder: job for job in every}.values())
     if configs[0]["dry"]:
         return show(jobs)
-    ask(look, [job.payload["config"] for job in jobs if job.rerun or not job.place.finished()])
+    ask_by_device(look, [job.payload["config"] for job in jobs if job.rerun or not job.place.finished()])
     endings = run_jobs(jobs, make)
     for ending in endings:
         print(ending.line())
     return exit_code(jobs, endings)
+
+
+def ask_by_device(question: Callable[..., None], configs: list[Config]) -> dict[str, tuple[Config, dict[str, Config]]]:
+    """What `ask` finds out, for each device that the configurations name."""
+    devices = dict.fromkeys(config["device"] for config in configs)
+    return {device: ask(question, [one for one in configs if one["device"] == device]) for device in devices}
 
 
 def ask(question: Callable[..., None], configs: list[Config]) -> tuple[Config, dict[str, Config]]:
@@ -129,6 +138,8 @@ def job_of(config: Config, machine: Config, known: dict[str, Config]) -> Job:
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     same = {name: value for name, value in stored.items() if name not in VOLATILE}
     same["optimizer"] = {name: value for name, value in config["optimizer"].items() if name != "about"}
+    said = config["optimizer"].get("about") or {}
+    same["about"] = {name: said[name] for name in TREATMENT if name in said}
     identities = [answer.get("identity", answer) for answer in (optimizer, workload)]
     run = run_id([same, machine["device_name"], machine["environment"]["packages"].get("torch"), identities])
     names = config["choices"]

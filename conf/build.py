@@ -5,6 +5,7 @@ A `_target_` runs code: a configuration is a program. Whatever the name resolves
 replayed configuration may only name packages on the list.
 """
 
+import ast
 import importlib
 import inspect
 import sys
@@ -13,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +144,24 @@ def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict
             continue
         seen.add(name)
         files[name] = content_hash(Path(path))
-        queue.extend(_home(value) for value in vars(module).values())
+        queue += imported(module)
     data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
     return {"sources": files, "package": _package_version(top), "data": data}
 
 
-def _home(value: Any) -> str:
-    """The name of the module that a value is, or was defined in."""
-    return str(value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or "")
+def imported(module: Any) -> list[str]:
+    """The full names of what a module's source imports, wherever in it, as modules or from them."""
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    names = []
+    for node in ast.walk(ast.parse(Path(module.__file__).read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            with suppress(ImportError):  # a relative import that leads out of the package
+                source = resolve_name("." * node.level + source, package) if node.level else source
+            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def _is_editable(module: str, path: Path) -> bool:

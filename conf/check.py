@@ -1,5 +1,6 @@
 """Can this configuration be run? Where it cannot, one clear line with the fix, before anything is written."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -31,7 +32,11 @@ def whole(least: int) -> tuple[Callable[[Any], bool], str]:
 
 
 def positive(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and x > 0
+    return is_number(x) and 0 < x < math.inf
+
+
+def is_number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 def one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
@@ -48,7 +53,7 @@ FLAG = (lambda x: isinstance(x, bool), "true or false")
 TEXT = (lambda x: isinstance(x, str) and x != "", "a name")
 SAMPLING = (lambda x: x == "auto" or whole(1)[0](x), "auto or a whole number of at least 1")
 RULES = {
-    "seed": whole(0),
+    "seed": (lambda x: whole(0)[0](x) and x < 1 << 63, "a whole number from 0 to below 2⁶³"),
     "device": one_of("auto", "cpu", "cuda"),
     "dtype": one_of("float32", "bfloat16", "float16", "float64"),
     "steps": whole(1),
@@ -63,6 +68,7 @@ RULES = {
     "rerun": FLAG,
     "dry": FLAG,
     "runs_dir": TEXT,
+    "workload.target": maybe((is_number, "a number")),
     "measure.kind": one_of("train", "overhead"),
     "measure.sample_every": SAMPLING,
     "measure.pairs": whole(4),

@@ -84,8 +84,6 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    import torch
-
     from conf.build import about, build_workload, optimizer_builder
     from measure.gpu import GpuWatch
     from measure.record import STEPS, to_line
@@ -101,10 +99,15 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
             from measure.overhead import overhead
 
             return overhead(workload, build, settings, config["measure"], send)
-        training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), send)
+
+        def progress(news: Any) -> None:
+            steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
+            send(news)
+
+        training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), progress)
         if payload["device"] != "cuda":
             return training.run() | {"compiled": compiled()}
-        with GpuWatch(torch.cuda.current_device()) as watch:
+        with GpuWatch() as watch:
             blocks = training.run()
         return blocks | {"gpu": watch.summary(), "compiled": compiled()}
 
@@ -152,7 +155,8 @@ def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[s
         check_pair(config, about(config["optimizer"]), workload)
         model = workload.model().to(settings_of(config, payload["device"]).dtype)
         counts = parameter_counts(model)
-        state = predict(build, model.named_parameters(), workload.gradients == "sparse").ledger.state_bytes
+        closure = about(config["optimizer"])["closure"]
+        state = predict(build, model.named_parameters(), workload.gradients == "sparse", closure).ledger.state_bytes
         return {"parameters": counts["count"], "bytes": 2 * counts["bytes"] + state, "state_bytes": state}
     except Unsupported as reason:
         return {"unsupported": str(reason)}

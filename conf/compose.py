@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ def plan(cfg: "DictConfig", typed: str) -> Config:
     config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     chosen = HydraConfig.get().runtime.choices
     if config["replay"]:
+        check_alone(HydraConfig.get().overrides.task)
         config = recorded(Path(config["replay"])) | {name: config[name] for name in VOLATILE if name != "choices"}
     else:
         config["choices"] = {"optimizer": chosen["optimizer"], "workload": chosen["workload"]}
@@ -89,6 +90,14 @@ def plan(cfg: "DictConfig", typed: str) -> Config:
     complete(config, chosen.get("experiment"))
     check(config)
     return config | {"command": typed}
+
+
+def check_alone(overrides: Iterable[str]) -> None:
+    """A run made again is the run that it was: beside `replay` only what does not make another run can be said."""
+    for one in overrides:
+        key = one.lstrip("+~").partition("=")[0]
+        if key not in VOLATILE:
+            raise Refused(f"{one}: replay makes a run again as it was; beside it only {', '.join(VOLATILE[:-1])}")
 
 
 def recorded(folder: Path) -> Config:

@@ -1,6 +1,8 @@
 """What torch's own allocator counts: bytes held, and the peak of each phase. Only CUDA's keeps a count."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,11 +18,16 @@ class Allocator:
         """Bytes that live tensors asked for, without rounding."""
         return None
 
-    def phase_ends(self, phase: str) -> None:
-        """Credit the peak since the last call to `phase`."""
+    def phase_ends(self, phase: str, scratch: int = 0) -> None:
+        """Credit the peak since the last call to `phase`, less `scratch` bytes that the monitor itself held."""
 
     def begin(self) -> None:
-        """Forget the peak so far: a phase begins here."""
+        """A phase begins here; the peak so far counts for no phase, but for the whole."""
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is allocated inside is the harness's own and counts for nothing."""
+        yield
 
     def peaks(self) -> dict[str, int] | None:
         """Highest bytes allocated, by phase and overall."""
@@ -48,17 +55,32 @@ class CudaAllocator(Allocator):
         return self._statistics()["requested_bytes"]["all"]["current"]
 
     def begin(self) -> None:
-        allocated = self._statistics()["allocated_bytes"]["all"]
-        self._peaks["overall"] = max(self._peaks["overall"], allocated["peak"])
-        self._at_begin = allocated["current"]
-        torch.cuda.reset_peak_memory_stats(self.device)
+        self._credit("overall")
+        self._reset()
 
-    def phase_ends(self, phase: str) -> None:
-        peak = self._statistics()["allocated_bytes"]["all"]["peak"]
-        self._peaks[phase] = max(self._peaks[phase], peak)
-        if phase == "step":
-            self._transient = max(self._transient, peak - self._at_begin)
+    def phase_ends(self, phase: str, scratch: int = 0) -> None:
+        allocated = self._credit(phase, scratch)
+        self._credit("overall", scratch)
+        if phase == "step":  # what the step leaves behind is state, not transient
+            self._transient = max(self._transient, allocated["peak"] - max(self._at_begin, allocated["current"]))
+        self._reset()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
         self.begin()
+        try:
+            yield
+        finally:
+            self._reset()
+
+    def _credit(self, name: str, scratch: int = 0) -> dict[str, int]:
+        allocated: dict[str, int] = self._statistics()["allocated_bytes"]["all"]
+        self._peaks[name] = max(self._peaks[name], allocated["peak"] - scratch)
+        return allocated
+
+    def _reset(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self._at_begin = self._statistics()["allocated_bytes"]["all"]["current"]
 
     def peaks(self) -> dict[str, int] | None:
         self.begin()

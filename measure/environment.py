@@ -105,11 +105,12 @@ def graphics(device: str) -> dict[str, Any]:
     try:
         import pynvml
 
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        from measure.gpu import handle
+
+        gpu = handle()
         block |= {"driver": pynvml.nvmlSystemGetDriverVersion()}
-        block |= {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3}
-        block |= {"other_processes": len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) - 1}
+        block |= {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3}
+        block |= {"other_processes": len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)) - 1}
     except Exception as error:  # whatever NVML says, the run goes on without these
         block |= {"driver": None, "reason": f"NVML: {type(error).__name__}: {error}"}
     return block

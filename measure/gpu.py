@@ -7,16 +7,25 @@ from typing import Any
 INTERVAL = 1.0  # seconds; the counters change about ten times a second
 
 
+def handle() -> Any:
+    """NVML's handle of the GPU that torch uses: by UUID, since the two number the GPUs differently."""
+    import pynvml
+    import torch
+
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
+
+
 class GpuWatch:
-    """Samples one GPU from a thread while it is entered; `summary()` gives the record's `gpu` block.
+    """Samples torch's GPU from a thread while it is entered; `summary()` gives the record's `gpu` block.
 
     `reason` says why there is nothing to see: no NVIDIA library, no driver, no permission.
     """
 
-    def __init__(self, index: int, interval: float = INTERVAL) -> None:
+    def __init__(self, interval: float = INTERVAL) -> None:
         self.samples: list[dict[str, Any]] = []
         self.reason: str | None = None
-        self.index, self.interval = index, interval
+        self.interval = interval
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -24,8 +33,7 @@ class GpuWatch:
         try:
             import pynvml
 
-            pynvml.nvmlInit()
-            self.nvml, self.handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(self.index)
+            self.nvml, self.handle = pynvml, handle()
             self.samples.append(self._sample())
         except Exception as error:  # every NVML failure means the same here: these fields stay empty
             self.reason = f"NVML: {type(error).__name__}: {error}"
@@ -42,7 +50,10 @@ class GpuWatch:
             self._thread = None
 
     def _watch(self) -> None:
-        while not self._stop.wait(self.interval):
+        """A sample at each interval and, for runs that are shorter, one at the end."""
+        ended = False
+        while not ended:
+            ended = self._stop.wait(self.interval)
             try:
                 self.samples.append(self._sample())
             except self.nvml.NVMLError as error:

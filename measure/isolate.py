@@ -23,6 +23,7 @@ import psutil
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["torch", "torch._dynamo"])  # the first optimizer would import the second, 0.6 s
 
+LONGEST_WAIT = 86_400.0  # seconds at once; the operating system takes no more than some weeks
 SAFE_PATH = "PYTHONSAFEPATH"
 
 
@@ -91,7 +92,7 @@ def _listen(
         left = None if limit_seconds is None else begin + limit_seconds - time.monotonic()
         if left is not None and left <= 0:
             return None, True
-        if receiver in wait([receiver, process.sentinel], left):
+        if receiver in wait([receiver, process.sentinel], None if left is None else min(left, LONGEST_WAIT)):
             try:
                 kind, value = receiver.recv()
             except (EOFError, OSError):

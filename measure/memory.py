@@ -7,6 +7,7 @@ counted once a parameter, and state outside `optimizer.state` is missed.
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -31,6 +32,7 @@ EIGHT_BITS = {torch.uint8, torch.int8} | {
     if name.startswith("float8_") and isinstance(getattr(torch, name), torch.dtype)
 }
 OPAQUE = (str, bytes, int, float, complex, bool, type(None), type, torch.dtype, torch.device, torch.Generator)
+PLAIN = (Tensor, np.ndarray, Mapping, list, tuple)
 CALLABLES = (ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 
 
@@ -77,6 +79,8 @@ def walk(root: Any) -> Iterator[tuple[tuple[str, ...], Tensor | np.ndarray]]:
         seen.add(id(value))
         if isinstance(value, (Tensor, np.ndarray)):
             yield path, value
+            kept = vars(value).items() if isinstance(value, nn.Parameter) else ()  # state may lie on a parameter
+            queue.extend(((*path, name), part) for name, part in kept if isinstance(part, PLAIN))
         else:
             queue.extend(((*path, name) if name else path, part) for name, part in parts(value))
 
@@ -87,6 +91,8 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((key if isinstance(key, str) else "", part) for key, part in list(value.items()))
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from (("", part) for part in list(value))
+    elif isinstance(value, partial):
+        yield from (("", part) for part in (*value.args, *value.keywords.values()))
     for name in getattr(type(value), "__slots__", ()) or ():
         yield from [(name, getattr(value, name))] if isinstance(name, str) and hasattr(value, name) else []
     yield from list(getattr(value, "__dict__", {}).items())

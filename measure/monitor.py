@@ -67,7 +67,7 @@ class OptimizerMonitor:
         self.phases: dict[str, list[Span]] = {}
         self.sampling: list[float] = []  # seconds that each look at norms and memory took
         self.steps = 0
-        self.elapsed = 0.0  # seconds of all steps read back so far
+        self.elapsed: float | None = 0.0  # seconds of all steps read back so far, if they could be told
         self.allocator_state_bytes: int | None = None
         self._held: int | None = None
         self._handles: list[Any] = []
@@ -98,6 +98,7 @@ class OptimizerMonitor:
         self._handles = []
         self._complete()
         self._current = self._forward_begin = self._backward_begin = None
+        self._depth = {"forward": 0, "step": 0}
         self.settle(wait=True)
 
     # The events of the loop, in the order in which a step brings them.
@@ -106,6 +107,8 @@ class OptimizerMonitor:
         self._depth["forward"] += 1
         if self._depth["forward"] > 1 or self._muted or not torch.is_grad_enabled():
             return
+        if self._depth["step"] and self._current:
+            self._current.closure = True
         now = self.clock.stamp()
         self._end_backward(now)
         self._forward_begin = now
@@ -145,7 +148,7 @@ class OptimizerMonitor:
             return
         now = self.clock.stamp()
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
-        self._end_phase("step")
+        self._end_phase("step", self.sampler.scratch_bytes)
         if self._held is not None:
             grown = (self.allocator.held() or 0) - self._held
             self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
@@ -159,12 +162,16 @@ class OptimizerMonitor:
     def record(self, loss: Value, **extra: Value) -> None:
         """Say what the loss was, once a step, before or after the optimizer's step; `extra` is recorded beside it.
 
-        With gradient accumulation it may be called for each part; the line has the mean.
+        With gradient accumulation it may be called for each part; the line has the mean. Not for inside a closure: a
+        step under way here is one that raised, and is left out.
         """
+        if self._depth["step"]:
+            self._depth["step"], self._current, self.steps = 0, None, self.steps - 1
+            return
         one = self._current or self._stepped
         if one is None:
             raise RuntimeError("monitor.record(loss) came before any forward or step; was the monitor entered?")
-        if one is self._current:
+        if one is self._current and self._has_gradients():
             self._end_backward(self.clock.stamp())
         one.losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         one.extra |= extra
@@ -174,7 +181,7 @@ class OptimizerMonitor:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Keep what happens inside ("evaluation", "estimator") out of the step; its peak and time are its own."""
-        begin = self.clock.stamp()
+        begin, in_backward = self.clock.stamp(), self._backward_begin is not None and not self._has_gradients()
         self._end_backward(begin)
         self.allocator.begin()
         self._muted = True
@@ -187,6 +194,7 @@ class OptimizerMonitor:
             self.phases.setdefault(name, []).append(span)
             if self._current:
                 self._current.excluded.append(span)
+            self._backward_begin = span[1] if in_backward else None
 
     # What happens at those events.
 
@@ -205,9 +213,13 @@ class OptimizerMonitor:
             self._backward_begin = None
             self._end_phase("backward")
 
-    def _end_phase(self, name: str) -> None:
+    def _end_phase(self, name: str, scratch: int = 0) -> None:
         if self._current and self._current.sampled:
-            self.allocator.phase_ends(name)
+            self.allocator.phase_ends(name, scratch)
+
+    def _has_gradients(self) -> bool:
+        """Whether a backward has been (unless the last gradients were kept as zeros)."""
+        return any(p.grad is not None for p in self.parameters)
 
     def _complete(self) -> None:
         """The step has its loss, or will not get one."""
@@ -221,15 +233,23 @@ class OptimizerMonitor:
         for one in self.read_back.collect(wait):
             durations = one.durations(self.clock)
             for name in TIMED:
-                self.times[name].append(durations[name])
+                if (seconds := durations[name]) is not None:
+                    self.times[name].append(seconds)
             self.times["optimizer_host"].append(one.host_seconds)
+            step = durations["step"]
             if one.sampled:
-                self.sampling.append(durations["sampling"])
-                self.schedule.learn(durations["sampling"], durations["step"])
-            self.elapsed += durations["step"]
+                self.sampling.append(durations["sampling"] or 0.0)
+                self.schedule.learn(self.sampling[-1], step or one.host_seconds)
+            self.elapsed = None if step is None or self.elapsed is None else self.elapsed + step
             self.on_line({**one.line(durations), "elapsed": self.elapsed})
 
     # What it found.
+
+    def missing(self) -> dict[str, str]:
+        """Why times of the record are null, by their path."""
+        empty = [name for name in TIMED if self.steps and not self.times[name]]
+        reason = "the step calls a closure" if "optimizer" in empty else "no forward of the model was seen"
+        return {f"time.{name}": reason for name in empty}
 
     def ledger(self) -> Ledger:
         """What the optimizer holds now."""
@@ -259,15 +279,14 @@ class OptimizerMonitor:
         }
 
     def _time(self) -> dict[str, Any]:
-        warm = warm_up(len(self.times["step"]))
-        block: dict[str, Any] = {name: spread(values[warm:]) for name, values in self.times.items()}
+        block: dict[str, Any] = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
         if self.device.type != "cuda":
             del block["optimizer_host"]  # the host waits for every operation: the same number
         step, optimizer = block["step"], block["optimizer"]
         spans = self.phases.get("estimator", [])
         block["estimator"] = spread([self.clock.seconds(*span) for span in spans])
         block["first_step"] = self.times["step"][0] if self.times["step"] else None
-        block["optimizer_share"] = optimizer["median"] / step["median"] if step else None
+        block["optimizer_share"] = optimizer["median"] / step["median"] if step and optimizer else None
         return block
 
     def plot(self, path: str | Path) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from measure.clock import HostClock
 
+SPANS = ("forward", "backward", "excluded", "sampling")
+RESOLVED = 1e-6  # of the squared mean: a smaller variance is lost in the difference of two fp32 sums
 READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
 Span = tuple[Any, Any]  # two stamps of the clock
 Value = Tensor | float
@@ -22,6 +24,7 @@ class Observation:
     index: int
     begin: Any
     sampled: bool
+    closure: bool = False  # forward and backward lie inside the optimizer's step
     forward: list[Span] = field(default_factory=list)
     backward: list[Span] = field(default_factory=list)
     optimizer: Span | None = None
@@ -48,18 +51,23 @@ class Observation:
         self.values = {name: numbers.get(name, value) for name, value in self.values.items()}
         self.extra = {name: numbers.get(f"extra.{name}", value) for name, value in self.extra.items()}
 
-    def durations(self, clock: HostClock) -> dict[str, float]:
-        """Seconds of the whole step and of its parts; the device must have passed all of it."""
-        total = {name: sum(clock.seconds(*span) for span in getattr(self, name)) for name in ("forward", "backward")}
-        if self.optimizer is None:
-            return total
-        inside = sum(clock.seconds(*span) for span in self.excluded)
-        total["step"] = clock.seconds(self.begin, self.optimizer[1]) - inside
-        total["optimizer"] = clock.seconds(*self.optimizer)
-        total["sampling"] = sum(clock.seconds(*span) for span in self.sampling)
-        return total
+    def durations(self, clock: HostClock) -> dict[str, float | None]:
+        """Seconds of the whole step and of its parts, None where no event told; the device must have passed all of it.
 
-    def line(self, durations: dict[str, float]) -> dict[str, Any]:
+        Where no forward of the model was seen, neither is it known when the step began.
+        """
+        assert self.optimizer is not None
+        spent = {name: sum(clock.seconds(*span) for span in getattr(self, name)) for name in SPANS}
+        step = clock.seconds(self.begin, self.optimizer[1]) - spent["excluded"]
+        return {
+            "step": step if self.forward else None,
+            "forward": spent["forward"] if self.forward else None,
+            "backward": spent["backward"] if self.backward and not self.closure else None,
+            "optimizer": None if self.closure else clock.seconds(*self.optimizer),
+            "sampling": spent["sampling"],
+        }
+
+    def line(self, durations: dict[str, float | None]) -> dict[str, Any]:
         """The record's line, after `settle`; what was not sampled at this step is absent."""
         loss = sum(map(float, self.losses)) / len(self.losses) if self.losses else None
         line: dict[str, Any] = {"step": self.index, "seconds": durations.get("step"), "loss": loss, "lr": self.lr}
@@ -68,7 +76,10 @@ class Observation:
             count = max(self.gradient_elements, 1)
             mean, norm = values["gradient_sum"] / count, values["gradient_norm"]
             variance = norm**2 / count - mean**2 if math.isfinite(norm) else math.nan
-            deviation = max(variance, 0.0) ** 0.5 if math.isfinite(variance) else math.nan
+            deviation = (
+                variance**0.5 if variance > RESOLVED * mean**2 else None if math.isfinite(variance) else math.nan
+            )
+            deviation = 0.0 if norm == 0 else deviation
             bad = int(values.get("gradient_nonfinite", 0))
             line["gradient"] = {"norm": norm, "mean": mean, "std": deviation, "nonfinite": bad}
             line |= {"weight_norm": values["weight_norm"], "update_norm": values["update_norm"]}

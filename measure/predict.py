@@ -44,8 +44,10 @@ def predict(
     build: Callable[[Sequence[tuple[str, Tensor]]], Optimizer],
     parameters: Iterable[tuple[str, Tensor]],
     sparse: bool = False,
+    closure: bool = False,
 ) -> Prediction:
     """Step `build(named parameters)` on fake copies of `parameters`; raises what the optimizer's own code raises."""
+    loss = (lambda: torch.empty(()),) if closure else ()
     shapes = [(name, p.shape, p.dtype, p.device) for name, p in parameters if p.requires_grad]
     with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), AnswerHostReads() as answers:
         named = [(name, nn.Parameter(torch.empty(s, dtype=dtype, device=device))) for name, s, dtype, device in shapes]
@@ -55,7 +57,7 @@ def predict(
         for _ in range(STEPS):
             for _, p in named:
                 p.grad = no_rows(p) if sparse else torch.empty_like(p)
-            optimizer.step(lambda: torch.empty(()))  # type: ignore[arg-type, return-value]
+            optimizer.step(*loss)
         return Prediction(ledger(optimizer), (answers.reads - built) // STEPS)
 
 

@@ -19,16 +19,19 @@ def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm over all elements, in fp32 or better."""
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    norms = torch._foreach_norm(list(tensors), 2, dtype=dtype)
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
+    """Euclidean norm over all elements, fp64: of each tensor in fp32 (fp64 for fp64), and over tensors in fp64."""
+    double = [t for t in tensors if t.dtype == torch.float64]
+    single = [t for t in tensors if t.dtype != torch.float64]
+    norms: list[Tensor] = []
+    for group, dtype in ((double, torch.float64), (single, torch.float32)):
+        norms += torch._foreach_norm(group, 2, dtype=dtype) if group else []
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device, torch.float64) for n in norms]))
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:
     """Sum over all elements."""
-    sums = [t.sum(dtype=torch.float32) for t in tensors]
-    return torch.stack([s.to(sums[0].device) for s in sums]).sum()
+    sums = [t.sum(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    return torch.stack([s.to(sums[0].device, torch.float64) for s in sums]).sum()
 
 
 def nonfinite(tensors: Sequence[Tensor]) -> Tensor:
@@ -47,9 +50,10 @@ def change_norm(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of the change since `glimpse`; of a tensor over GLIMPSE elements, estimated from the sample."""
     squares = []
     for t, old in zip(tensors, before, strict=True):
-        moved = t.detach().reshape(-1)[:: stride_of(t)].float() - old.float()
+        precision = torch.promote_types(t.dtype, torch.float32)
+        moved = t.detach().reshape(-1)[:: stride_of(t)].to(precision) - old.to(precision)
         squares.append(moved.square().sum() * (t.numel() / max(moved.numel(), 1)))
-    return torch.stack([s.to(squares[0].device) for s in squares]).sum().sqrt()
+    return torch.stack([s.to(squares[0].device, torch.float64) for s in squares]).sum().sqrt()
 
 
 def stride_of(t: Tensor) -> int:

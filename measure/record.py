@@ -26,7 +26,7 @@ VOLATILE = ("name", "runs_dir", "rerun", "limit_seconds", "baseline", "dry", "re
 BLOCKS = ("config", "environment", "data", "parameters", "memory", "time", "quality", "checks", "overhead")
 TEXTS = dict.fromkeys(("optimizer", "workload"), "?")
 RESULT, STEPS, CONFIG, LOG = "result.json", "steps.jsonl", "config.yaml", "log.txt"
-PART = ".part"
+PART, OLD = ".part", ".old"
 REPORT = "report"  # the folder of a report, beside the runs: no sweep's name
 
 
@@ -58,8 +58,8 @@ def _parsed(text: str) -> Any:
 
 def read_records(root: Path) -> list[Record]:
     """Every record under `root`, by name; one that cannot be read, or has no result, counts as interrupted."""
-    folders = sorted({path.parent for name in (RESULT, CONFIG) for path in root.glob(f"**/{name}")})
-    return [Record(folder, _result_of(folder)) for folder in folders]
+    folders = {path.parent for name in (RESULT, CONFIG) for path in root.glob(f"**/{name}")}
+    return [Record(folder, _result_of(folder)) for folder in sorted(folders) if folder.suffix != OLD]
 
 
 def _result_of(folder: Path) -> dict[str, Any]:
@@ -115,7 +115,8 @@ class Place:
     """Where one run is kept: `<sweep>/<run>`, made in `<sweep>/<run>.part`."""
 
     def __init__(self, sweep: Path, run: str) -> None:
-        self.sweep, self.folder, self.part = sweep, sweep / run, sweep / (run + PART)
+        self.sweep, self.folder = sweep, sweep / run
+        self.part, self.old = sweep / (run + PART), sweep / (run + OLD)
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""
@@ -135,7 +136,16 @@ class Place:
             except BlockingIOError:
                 yield False
                 return
+            self._recover()
             yield True
+
+    def _recover(self) -> None:
+        """Finish what was killed between the two renames of a commit."""
+        if not self.folder.exists() and (self.part / RESULT).exists():
+            self.part.rename(self.folder)
+        elif not self.folder.exists() and self.old.exists():
+            self.old.rename(self.folder)
+        shutil.rmtree(self.old, ignore_errors=True)
 
     def begin(self, config_yaml: str) -> None:
         """Start afresh; what a killed run left behind goes."""
@@ -146,12 +156,11 @@ class Place:
     def commit(self, result: dict[str, Any]) -> None:
         """Write result.json and put the folder in its place; an older record there is replaced whole."""
         write_atomically(self.part / RESULT, to_json(result))
-        old = self.folder.with_name(self.folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.old, ignore_errors=True)
         if self.folder.exists():
-            self.folder.rename(old)
+            self.folder.rename(self.old)
         self.part.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.old, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -83,7 +83,8 @@ class Training:
     def _predict(self, build: Build, named: list[tuple[str, nn.Parameter]]) -> int | None:
         """State bytes by fake tensors; an optimizer that cannot run on them leaves the field empty, with the reason."""
         try:
-            return predict(build, named, sparse=self.workload.gradients == "sparse").ledger.state_bytes
+            sparse, closure = self.workload.gradients == "sparse", self.settings.closure
+            return predict(build, named, sparse, closure).ledger.state_bytes
         except Exception as error:
             reason = f"fake tensors: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             self.missing["memory.predicted_state_bytes"] = reason
@@ -91,7 +92,8 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train and measure; `status` is "ok" or "diverged"."""
-        before = fingerprints(self.model)
+        with self.monitor.allocator.aside():
+            before = fingerprints(self.model)
         self.evaluate(0)
         batches = iter(self.workload.batches("train", self.settings.seed))
         to_mode(self.optimizer, "train")
@@ -103,7 +105,8 @@ class Training:
                 if self.diverged:
                     break
                 self._report(step)
-        checks = self._checks(before)
+        with self.monitor.allocator.aside():
+            checks = self._checks(before)
         if not checks["finite"] and not self.diverged:
             self.diverged = "a parameter is not finite after the last step"
         if not self.diverged and (not self.evaluations or self.evaluations[-1]["step"] != self.monitor.steps):
@@ -172,7 +175,7 @@ class Training:
         weight_norm = line.get("weight_norm", 0.0)
         if not self.diverged and not math.isfinite(loss):
             self.diverged = f"the loss is not finite at step {index}"
-        elif not self.diverged and not math.isfinite(weight_norm):
+        elif not self.diverged and not math.isfinite(weight_norm) and not self._is_finite():
             self.diverged = f"a parameter is not finite after step {index}"
         elif not self.diverged and self._high_losses == DIVERGED_LINES:
             self.diverged = f"the loss stayed above {limit:g} for {DIVERGED_LINES} steps, to step {index}"
@@ -196,9 +199,12 @@ class Training:
             "parameters_moved": not same & trainable,
             "unmoved": sorted(same & trainable),
             "frozen_unchanged": set(after) - trainable <= same,
-            "finite": all(bool(p.isfinite().all()) for p in self.model.parameters()),
+            "finite": self._is_finite(),
             "state_grew": len(grown) > 2 and grown[-1] > grown[1],
         }
+
+    def _is_finite(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.model.parameters())
 
     def _blocks(self, checks: dict[str, Any]) -> dict[str, Any]:
         blocks = self.monitor.summary()
@@ -211,6 +217,7 @@ class Training:
         else:
             memory["allocator_state_bytes"] += self.built_bytes or 0
             memory["unexplained_bytes"] = memory["allocator_state_bytes"] - memory["state_bytes"]
+        self.missing |= self.monitor.missing()
         status = "diverged" if self.diverged else "ok"
         quality, steps = self._quality(), self.monitor.steps
         return (

@@ -53,15 +53,30 @@ class Sampler:
 
     def before(self, one: Observation) -> None:
         """Gradients are there, the step is not made."""
+        with self.allocator.aside():
+            self._gradients(one)
+            self._before = probe.glimpse(self.parameters)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What is held from before the step until after it."""
+        return tensor_bytes(self._before)
+
+    def _gradients(self, one: Observation) -> None:
         self.gradient_bytes = max(self.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
         gradients = probe.gradients_of(self.parameters)
         one.gradient_elements = sum(g.numel() for g in gradients)
         if gradients:
             one.values |= probe.gradient_statistics(gradients)
-        self._before = probe.glimpse(self.parameters)
 
     def after(self, one: Observation) -> None:
         """The step is made."""
+        with self.allocator.aside():
+            self._after(one)
+
+    def _after(self, one: Observation) -> None:
+        if one.closure:  # the gradients of this step came only now
+            self._gradients(one)
         one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
         one.values["update_norm"] = probe.change_norm(self.parameters, self._before)
         self._before = []

@@ -65,6 +65,8 @@ class Shell(Optimizer):
             if accepts and not accepts(value):
                 raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, not {value!r}")
         super().add_param_group(param_group)
+        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+            raise ValueError(f"{type(self).__name__} takes real parameters; give it torch.view_as_real(p)")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -24,6 +24,8 @@ class TorchMuon(Optimizer):
         adjust_lr_fn: str = "match_rms_adamw",
     ) -> None:
         params = list(params)
+        if not all(isinstance(p, torch.Tensor) for p in params):
+            raise TypeError("TorchMuon takes parameters, not groups of them: it makes its own")
         matrices = [p for p in params if p.dim() == 2]
         others = [p for p in params if p.dim() != 2]
         self.parts: list[Optimizer] = []
@@ -41,6 +43,12 @@ class TorchMuon(Optimizer):
         for part in self.parts:
             part.state = self.state
             part.param_groups = [next(groups) for _ in part.param_groups]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only the constructor's own: raises ValueError afterwards."""
+        if self.parts:
+            raise ValueError("TorchMuon makes its own groups: give all parameters to the constructor")
+        super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"parts": self.parts}

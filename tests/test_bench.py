@@ -281,6 +281,9 @@ def test_a_record_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
     assert replayed["run"] == original["run"]
     assert replayed["quality"]["final_loss"] == original["quality"]["final_loss"]
     assert first.returncode == 0
+    other = bench(f"replay={folder}", "seed=6", "name=other")
+    assert other.returncode == 1
+    assert "seed=6: replay makes a run again as it was" in other.stderr
     config = (folder / "config.yaml").read_text()
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -293,6 +296,7 @@ def test_a_record_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
 REFUSED = [
     (["optimizer=hf/adamw_bnb_8bits"], "no such optimizer; did you mean hf/adamw_bnb_8bit?"),
     (["name=report"], "name=report is where a report goes"),
+    (["workload=mlp", "workload.batch=1500"], "workload.batch must be from 1 to 1437"),
     (["optimizer=adamm"], "optimizer=adamm: no such optimizer; did you mean adam?"),
     (["optimizer.lrr=1"], "optimizer.lrr: no such key; did you mean optimizer.lr?"),
     (["+optimizer.lrr=1"], "optimizer.lrr: AdamW takes no such argument; did you mean lr?"),
@@ -325,8 +329,9 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
-def test_cuda_without_a_device_is_refused(bench: Bench, tmp_path: Path) -> None:
-    ran = bench("device=cuda")
+@pytest.mark.parametrize("arguments", [["device=cuda"], ["-m", "device=cpu,cuda", "workload=toy", "steps=2"]], ids=str)
+def test_cuda_without_a_device_is_refused(bench: Bench, tmp_path: Path, arguments: list[str]) -> None:
+    ran = bench(*arguments)
     assert ran.returncode == 1
     assert ran.stderr == "bench.py: device=cuda: torch sees no CUDA device here; use device=cpu\n"
     assert not list(tmp_path.iterdir())

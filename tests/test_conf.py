@@ -113,6 +113,9 @@ BAD = [
     ("clip_norm", 0, "clip_norm must be a number above 0, or null"),
     ("accumulate", 0, "accumulate must be"),
     ("limit_seconds", -3, "limit_seconds must be"),
+    ("limit_seconds", float("inf"), "limit_seconds must be"),
+    ("seed", 1 << 63, "below 2⁶³"),
+    ("workload.target", "abc", "workload.target must be a number, or null"),
     ("rerun", "yes", "true or false"),
     ("name", "../x", "no slash"),
     ("name", "", "1 to 60 characters"),
@@ -206,7 +209,8 @@ def test_unknown_and_missing_arguments_are_named() -> None:
 def test_an_edit_changes_the_identity_and_a_copy_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "my_helper.py").write_text("FACTOR = 1\n")
-    (tmp_path / "my_opt_identity.py").write_text("import torch\nimport my_helper\nclass Mine(torch.optim.SGD): pass\n")
+    code = "import torch\nfrom my_helper import FACTOR\nclass Mine(torch.optim.SGD): pass\n"
+    (tmp_path / "my_opt_identity.py").write_text(code)
     spec = {"_target_": "my_opt_identity.Mine"}
     before = identity("optimizer", spec)
     assert set(before["sources"]) == {"my_opt_identity", "my_helper"}

@@ -31,7 +31,7 @@ def fake_nvml(**broken: Exception) -> Any:
     module.NVML_CLOCK_SM, module.NVML_CLOCK_MEM, module.NVML_TEMPERATURE_GPU = 1, 2, 0
     answers = {
         "nvmlInit": None,
-        "nvmlDeviceGetHandleByIndex": "handle",
+        "nvmlDeviceGetHandleByUUID": "handle",
         "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(used=1000),
         "nvmlDeviceGetPowerUsage": 350_000,
         "nvmlDeviceGetClockInfo": 1980,
@@ -43,9 +43,15 @@ def fake_nvml(**broken: Exception) -> Any:
     return module
 
 
-def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = types.SimpleNamespace(uuid="1234")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+
+
+def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    with GpuWatch(0, interval=0.001) as watch:
+    with GpuWatch(interval=0.001) as watch:
         while len(watch.samples) < 5:
             pass
     summary = watch.summary()
@@ -58,11 +64,18 @@ def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetPowerUsage"])
-def test_no_driver_or_no_permission_is_a_reason(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_no_driver_or_no_permission_is_a_reason(monkeypatch: pytest.MonkeyPatch, fake_gpu: None, call: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(**{call: RuntimeError("not here")}))
-    with GpuWatch(0) as watch:
+    with GpuWatch() as watch:
         pass
     assert watch.summary() == {"samples": 0, "reason": "NVML: RuntimeError: not here", "throttle_reasons": 0}
+
+
+def test_a_run_shorter_than_the_interval_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    with GpuWatch(interval=1000) as watch:
+        pass
+    assert watch.summary()["samples"] == 2
 
 
 def test_the_environment_names_versions_and_no_one() -> None:
@@ -81,7 +94,9 @@ def test_the_cpu_knows_no_allocator_and_says_so() -> None:
     assert type(clock_for(torch.device("cpu"))) is HostClock
 
 
-def test_cudas_allocator_credits_each_peak_to_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """CUDA's counters, for the test to set."""
     now = {"current": 100, "peak": 100}
 
     def statistics(device: Any) -> dict[str, Any]:
@@ -92,6 +107,10 @@ def test_cudas_allocator_credits_each_peak_to_its_phase(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", statistics)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    return now
+
+
+def test_cudas_allocator_credits_each_peak_to_its_phase(now: dict[str, int]) -> None:
     allocator = CudaAllocator(torch.device("cuda"))
     allocator.begin()
     for phase, peak, after in (
@@ -104,8 +123,27 @@ def test_cudas_allocator_credits_each_peak_to_its_phase(monkeypatch: pytest.Monk
         allocator.phase_ends(phase)
     now.update(peak=360)
     assert allocator.peaks() == {"forward": 500, "backward": 900, "step": 450, "evaluation": 600, "overall": 900}
-    assert allocator.transient() == 150
+    assert allocator.transient() == 100, "450 at most, and 350 were there after it"
     assert allocator.held() == 99
+
+
+def test_the_harness_own_scratch_is_in_no_peak(now: dict[str, int]) -> None:
+    allocator = CudaAllocator(torch.device("cuda"))
+    allocator.begin()
+    with allocator.aside():
+        now.update(peak=10_000, current=164)  # 64 of it stay until the step is over
+    now.update(peak=264, current=164)
+    allocator.phase_ends("step", scratch=64)
+    assert allocator.peaks() == {"step": 200, "overall": 200}
+    assert allocator.transient() == 100
+
+
+def test_state_that_a_first_step_leaves_behind_is_not_transient(now: dict[str, int]) -> None:
+    allocator = CudaAllocator(torch.device("cuda"))
+    allocator.begin()
+    now.update(peak=410, current=400)
+    allocator.phase_ends("step")
+    assert allocator.transient() == 10
 
 
 class Event:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class Hides(torch.optim.SGD):
             inner = nn.Parameter(torch.zeros(1))
             self.inner = torch.optim.SGD([inner], lr=0.1)
             self.inner.state[inner]["momentum_buffer"] = hidden
+        elif where == "parameter":
+            self.param_groups[0]["params"][0].momentum = hidden
+        elif where == "partial":
+            self.hidden = partial(print, hidden)
         elif where == "slots":
             self.slotted = Slotted()
             self.slotted.moment = hidden
@@ -97,7 +102,9 @@ class Slotted:
     moment: torch.Tensor
 
 
-@pytest.mark.parametrize("where", ["attribute", "list", "object", "array", "group", "optimizer", "slots"])
+@pytest.mark.parametrize(
+    "where", ["attribute", "list", "object", "array", "group", "optimizer", "slots", "parameter", "partial"]
+)
 def test_hidden_state_is_counted(where: str) -> None:
     optimizer = Hides([nn.Parameter(torch.zeros(7))], where)
     extra = 4 if where == "optimizer" else 0  # the inner optimizer's own parameter

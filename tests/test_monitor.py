@@ -167,6 +167,94 @@ def test_a_step_without_a_loss_is_still_a_line() -> None:
         OptimizerMonitor(model, optimizer).record(1.0)
 
 
+class RaisesOnce(torch.optim.SGD):
+    """Fails at its third step, as one that runs out of memory does."""
+
+    steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.steps += 1
+        if self.steps == 3:
+            raise RuntimeError("out of memory")
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_that_raises_costs_that_step_alone(recorded: bool) -> None:
+    model, x, y = model_and_data()
+    optimizer = RaisesOnce(model.parameters(), lr=0.01)
+    with OptimizerMonitor(model, optimizer) as monitor:
+        for _ in range(20):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            try:
+                optimizer.step()
+            except RuntimeError:
+                if not recorded:
+                    continue
+            monitor.record(loss)
+    assert len(monitor.lines) == (19 if recorded else 18), (
+        "where the failure was not recorded, the next one is lost too"
+    )
+    assert [line["step"] for line in monitor.lines] == list(range(1, len(monitor.lines) + 1))
+
+
+def test_a_loss_that_does_not_call_the_model_has_no_false_times() -> None:
+    model, x, _ = model_and_data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with OptimizerMonitor(model, optimizer) as monitor:
+        for _ in range(5):
+            loss = nn.functional.linear(x, model[0].weight).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.record(loss)
+    time = monitor.summary()["time"]
+    assert (time["step"], time["forward"], time["backward"], time["optimizer_share"]) == (None, None, None, None)
+    assert time["optimizer"]["n"] == 4
+    assert monitor.missing() == dict.fromkeys(
+        ("time.step", "time.forward", "time.backward"), "no forward of the model was seen"
+    )
+    assert monitor.lines[-1]["elapsed"] is None
+
+
+def test_a_closures_time_is_the_steps_and_its_gradients_are_its_own() -> None:
+    model, x, y = model_and_data()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=1)
+    with OptimizerMonitor(model, optimizer, sample_every=1) as monitor:
+        for _ in range(3):
+
+            def closure() -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            monitor.record(optimizer.step(closure))
+            norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()  # type: ignore[union-attr]
+            assert monitor.lines[-1]["gradient"]["norm"] == pytest.approx(norm.item())
+    time = monitor.summary()["time"]
+    assert time["step"]["n"] == 2
+    assert (time["backward"], time["optimizer"], time["optimizer_share"]) == (None, None, None)
+    assert monitor.missing()["time.optimizer"] == "the step calls a closure"
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.bfloat16, torch.float64)], ids=str)
+def test_parameters_of_two_precisions(dtypes: tuple[torch.dtype, ...]) -> None:
+    model = nn.Module()
+    model.weights = nn.ParameterList([nn.Parameter(torch.ones(4, dtype=dtype)) for dtype in dtypes])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    with OptimizerMonitor(model, optimizer, sample_every=1) as monitor:
+        for p in model.weights:
+            p.grad = torch.full_like(p, 3)
+        optimizer.step()
+        monitor.record(1.0)
+    line = monitor.lines[0]
+    assert line["gradient"]["norm"] == pytest.approx(3 * 8**0.5)
+    assert line["gradient"]["std"] is None, "all are equal: less than the sums can tell"
+    assert line["update_norm"] == pytest.approx(6e-9), "fp64 moved, by less than fp32 can tell"
+
+
 def test_an_exception_in_the_loop_leaves_no_hook() -> None:
     model, x, _ = model_and_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -411,6 +411,19 @@ def test_bad_arguments_are_named(name: str, arguments: dict[str, Any], word: str
         getattr(optimizers, name)([nn.Parameter(torch.ones(2))], **arguments)
 
 
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="view_as_real"):
+        optimizers.AdamW([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+
+
+def test_torch_muon_refuses_groups_that_it_would_not_step() -> None:
+    p = nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(TypeError, match="not groups"):
+        optimizers.TorchMuon([{"params": [p]}])
+    with pytest.raises(ValueError, match="to the constructor"):
+        optimizers.TorchMuon([p]).add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+
+
 def test_the_other_kind_of_gradient_is_refused() -> None:
     p = nn.Parameter(torch.ones(4, 2))
     p.grad = torch.ones(4, 2)

@@ -54,6 +54,19 @@ def test_a_run_under_way_or_killed_is_interrupted_and_torn_lines_are_left_out(tm
     assert place.finished() is None
 
 
+@pytest.mark.parametrize("left", [(".part",), (".old",), (".old", ".part")], ids=str)
+def test_a_commit_killed_between_its_renames_is_finished_by_the_next_start(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    for suffix in left:
+        made(tmp_path, x=1 if suffix == ".old" else 2).folder.rename(tmp_path / f"adam-toy-1{suffix}")
+    place = Place(tmp_path, "adam-toy-1")
+    assert len(read_records(tmp_path)) == (".part" in left), "an .old folder is no record beside its successor"
+    with place.lock(wait=False):
+        assert place.finished()["x"] == (2 if ".part" in left else 1)  # type: ignore[index]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".locks") == ["adam-toy-1"]
+
+
 def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = made(tmp_path, x=1)
     place.begin("steps: 1\n")

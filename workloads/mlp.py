@@ -15,6 +15,7 @@ from workloads.base import HELD_OUT, Workload, packaged
 DIGITS = "sklearn/datasets/data/digits.csv.gz"
 SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 CLASSES, PIXELS, HELD_OUT_PER_CLASS = 10, 64, 36
+TRAINING_IMAGES = 1797 - CLASSES * HELD_OUT_PER_CLASS
 
 HIDDEN = {"tiny": (256,), "small": (512, 512), "base": (1024,) * 3, "large": (4096,) * 7}  # 19 k, 0.3 M, 2.2 M, 101 M
 
@@ -34,6 +35,8 @@ class MLP(Workload):
         super().__init__(**schedule)
         if size not in HIDDEN:
             raise ValueError(f"workload.size must be one of {', '.join(HIDDEN)}, not {size!r}")
+        if not 1 <= batch <= TRAINING_IMAGES:
+            raise ValueError(f"workload.batch must be from 1 to {TRAINING_IMAGES}, the images there are, not {batch}")
         self.size, self.batch = size, batch
 
     def model(self) -> nn.Module:
