@@ -156,7 +156,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def shortened(value: Any, whole: bool = False) -> str:
     """A value in a label."""
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else "null" if value is None else str(value)
     return text if whole or len(text) <= LONGEST else text[: LONGEST // 2] + "…"
 
 
