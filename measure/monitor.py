@@ -39,8 +39,8 @@ class OptimizerMonitor:
     """Watches one model and one optimizer; `sample_every` is how often norms are taken, in steps.
 
     "auto" samples the first 32 steps and then as often as keeps sampling under 0.4 % of the step time. `roles` labels
-    further state keys for the memory ledger. `on_line` receives each step's line as soon as it is known; without it
-    the lines stay in `lines`.
+    further state keys for the memory ledger. `on_line` receives each step's line when it is known, some steps later
+    or when the block is left; without it the lines stay in `lines`.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class OptimizerMonitor:
         self.times: dict[str, list[float]] = {name: [] for name in (*TIMED, "optimizer_host")}
         self.phases: dict[str, list[Span]] = {}
         self.sampling: list[float] = []  # seconds that each look at norms and memory took
+        self.settling_seconds = 0.0  # spent on turning steps into lines, all in all
         self.steps = 0
         self.elapsed: float | None = 0.0  # seconds of all steps read back so far, if they could be told
         self.allocator_state_bytes: int | None = None
@@ -226,10 +227,12 @@ class OptimizerMonitor:
         if self._stepped:
             self.read_back.add(self._stepped)
             self._stepped = None
-            self.settle()
+            if self.read_back.ready():
+                self.settle()
 
     def settle(self, wait: bool = False) -> None:
         """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
+        begin = time.perf_counter()
         for one in self.read_back.collect(wait):
             durations = one.durations(self.clock)
             for name in TIMED:
@@ -242,6 +245,7 @@ class OptimizerMonitor:
                 self.schedule.learn(self.sampling[-1], step or one.host_seconds)
             self.elapsed = None if step is None or self.elapsed is None else self.elapsed + step
             self.on_line({**one.line(durations), "elapsed": self.elapsed})
+        self.settling_seconds += time.perf_counter() - begin
 
     # What it found.
 

@@ -2,7 +2,7 @@
 
 off/off must come out as nothing and a delay of 2 % must be seen; only then does the figure for the monitor mean
 anything, and otherwise the answer is "not resolved", never "none". What the monitor does at every step shows in the
-pairs; what it does now and then (norms, the ledger) would vanish in their median, so it is timed and added.
+pairs; what it does now and then (norms, the ledger, lines) would vanish in their median, so it is timed and added.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from measure.statistics import spread
 
 OFF, ON, ONE, TWO = "off", "on", "+1 %", "+2 %"
 PAIRS = [(OFF, OFF + " again"), (OFF, ON), (OFF, ONE), (OFF, TWO)]
-PRECISION = 0.005  # half-width of off/off at which more pairs are not needed
+PRECISION = 0.005  # half-width of off/off and of off/on at which more pairs are not needed
 MOST = 4  # times as many pairs as asked for, if they are needed
 LIMIT = {"cpu": 0.02, "cuda": 0.01}  # what the default schedule may cost
 BATCHES = 8
@@ -88,8 +88,9 @@ class Bench:
         return run
 
     def sampling_share(self) -> float:
-        """What the steps that are sampled cost, spread over all: their median cost, every n-th step."""
-        return spread(self.monitor.sampling)["median"] / self.monitor.schedule.every / self.step_seconds  # type: ignore[index]
+        """Work that is not done at each step, spread over all: what sampling costs, and turning steps into lines."""
+        sampled = spread(self.monitor.sampling)["median"] / self.monitor.schedule.every  # type: ignore[index]
+        return (sampled + self.monitor.settling_seconds / self.monitor.steps) / self.step_seconds
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -120,8 +121,8 @@ def _overhead(
     def enough(comparisons: list[Comparison]) -> bool:
         made = len(comparisons[0].log_ratios)
         progress((made, total, None))
-        _, low, high = comparisons[0].interval()
-        return (high - low) / 2 <= PRECISION
+        intervals = [comparison.interval() for comparison in comparisons[:2]]
+        return all((high - low) / 2 <= PRECISION for _, low, high in intervals)
 
     comparisons = interleave(blocks, PAIRS, options["pairs"], enough, total, settings.seed)
     parts = {name: comparison.block() for name, comparison in zip((OFF, ON, ONE, TWO), comparisons, strict=True)}

@@ -168,16 +168,18 @@ class Training:
 
     def _on_line(self, line: dict[str, Any]) -> None:
         """Watch for divergence, keep what the summary needs, and pass on every n-th line, the ends and the sampled."""
+        if self.diverged:  # found some steps late
+            return
         loss, index = line["loss"], line["step"]
         self.last_losses.append(loss)
         limit = DIVERGED_FACTOR * max(1.0, abs(self.evaluations[0]["loss"]))
         self._high_losses = self._high_losses + 1 if loss > limit else 0
         weight_norm = line.get("weight_norm", 0.0)
-        if not self.diverged and not math.isfinite(loss):
+        if not math.isfinite(loss):
             self.diverged = f"the loss is not finite at step {index}"
-        elif not self.diverged and not math.isfinite(weight_norm) and not self._is_finite():
+        elif not math.isfinite(weight_norm) and not self._is_finite():
             self.diverged = f"a parameter is not finite after step {index}"
-        elif not self.diverged and self._high_losses == DIVERGED_LINES:
+        elif self._high_losses == DIVERGED_LINES:
             self.diverged = f"the loss stayed above {limit:g} for {DIVERGED_LINES} steps, to step {index}"
         end = index in (1, self.settings.steps) or self.diverged
         if end or "gradient" in line or index % self.settings.record_every == 0:
@@ -187,6 +189,7 @@ class Training:
         now = time.monotonic()
         if now - self._last_progress > PROGRESS_EVERY:
             self._last_progress = now
+            self.monitor.settle()
             loss = self.last_losses[-1] if self.last_losses else None
             self.progress((step, self.settings.steps, loss))
 

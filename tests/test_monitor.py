@@ -231,6 +231,7 @@ def test_a_closures_time_is_the_steps_and_its_gradients_are_its_own() -> None:
                 return loss
 
             monitor.record(optimizer.step(closure))
+            monitor.settle()
             norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()  # type: ignore[union-attr]
             assert monitor.lines[-1]["gradient"]["norm"] == pytest.approx(norm.item())
     time = monitor.summary()["time"]
