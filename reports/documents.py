@@ -173,7 +173,7 @@ def _sparse_row(group: Group, setting: Setting) -> list[Cell]:
 
 def monitor_overhead(records: Sequence[Record]) -> Table | None:
     """What the monitor costs, beside the controls that show what could have been seen."""
-    columns = ("optimizer", "workload", "off/off", "off/on", "off/+1 %", "off/+2 %", "sampling", "verdict")
+    columns = ("optimizer", "workload", "off/off", "off/on", "off/+1 %", "off/+2 %", "sampling, lines", "verdict")
     rows = []
     for record in records:
         found = record.result.get("overhead")
@@ -190,7 +190,7 @@ def monitor_overhead(records: Sequence[Record]) -> Table | None:
             )
     notes = [
         "Interleaved blocks in one process; median difference and its 90 % bootstrap interval. The verdict adds what "
-        "sampling costs to off/on."
+        "is not done at each step, sampling and the writing of lines, to off/on."
     ]
     return Table("monitor_overhead", "monitor_overhead: what the monitor costs", columns, rows, notes) if rows else None
 
