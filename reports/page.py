@@ -98,9 +98,10 @@ def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], 
     counts = Counter(record.result["status"] for record in records)
     tables = [*(section.table for section in sections), *documents]
     runs = [_complete(record) for record in records]
+    names = {name for record in records if (name := record.result.get("name"))}
     unplotted = len(sections) - MOST_PLOTTED
     return template.render(
-        title=", ".join(sorted({name for record in records if (name := record.result.get("name"))})) or root.name,
+        title=names.pop() if len(names) == 1 else root.resolve().name,
         machine="; ".join(sorted({machine(record) for record in records if record.result.get("environment")})),
         counts=[(status, counts[status]) for status in STATUSES if counts[status]],
         texts=lambda table, column: any(isinstance(cells[column].value, str) for cells in table.rows),
