@@ -27,10 +27,10 @@ class Comparison:
         median, low, high = (math.expm1(value) for value in bootstrap(self.log_ratios, confidence=confidence))
         return median, low, high
 
-    def block(self) -> dict[str, Any]:
+    def block(self, confidence: float = 0.9) -> dict[str, Any]:
         """What the record keeps of it."""
-        median, low, high = self.interval()
-        known = {"a": self.a, "b": self.b, "difference": median, "low": low, "high": high, "confidence": 0.9}
+        median, low, high = self.interval(confidence)
+        known = {"a": self.a, "b": self.b, "difference": median, "low": low, "high": high, "confidence": confidence}
         return known | {"pairs": len(self.log_ratios), "log_ratios": list(self.log_ratios)}
 
 

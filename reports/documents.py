@@ -189,8 +189,8 @@ def monitor_overhead(records: Sequence[Record]) -> Table | None:
                 [*(Cell(name, name, (record,)) for name in names), *shown, share, Cell(found["verdict"], "", (record,))]
             )
     notes = [
-        "Interleaved blocks in one process; median difference and its 90 % bootstrap interval. The verdict adds what "
-        "is not done at each step, sampling and the writing of lines, to off/on."
+        "Interleaved blocks in one process; median difference and its 90 % bootstrap interval (off/off 99 %). "
+        "The verdict adds what is not done at each step, sampling and the writing of lines, to off/on."
     ]
     return Table("monitor_overhead", "monitor_overhead: what the monitor costs", columns, rows, notes) if rows else None
 

@@ -230,6 +230,7 @@ def test_a_killed_sweep_goes_on_where_it_was(bench: Bench, tmp_path: Path) -> No
 
 
 def test_ctrl_c_leaves_whole_records(bench: Bench, tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job would ignore it
     command = [sys.executable, str(PROJECT / "bench.py"), "-m", "workload=mlp", "seed=0,1,2,3", "steps=2000"]
     parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 120
