@@ -9,14 +9,14 @@ import ast
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import resolve_name
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -97,14 +97,25 @@ def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
     """Raise Refused for an argument that the constructor does not take, or one that it needs and lacks."""
     given = arguments(spec)
     parameters = inspect.signature(cls).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for key in given:
-            if key not in parameters:
-                raise Refused(f"{part}.{key}: {cls.__name__} takes no such argument{nearest(key, parameters)}")
+    known = accepted(parameters)
+    for key in given:
+        if known is not None and key not in known:
+            raise Refused(f"{part}.{key}: {cls.__name__} takes no such argument{nearest(key, known)}")
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     for name in needed[1:] if part == "optimizer" else needed:
         if name not in given:
             raise Refused(f"{part}.{name} must be given: {cls.__name__} has no default for it; +{part}.{name}=…")
+
+
+def accepted(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
+    """The names that a signature takes, those of ``**common: Unpack[SomeTypedDict]`` too; None where it takes any."""
+    names = set(parameters)
+    for p in parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            if get_origin(p.annotation) is not Unpack:
+                return None
+            names |= set(get_type_hints(get_args(p.annotation)[0])) - {p.name}
+    return names
 
 
 def optimizer_builder(spec: dict[str, Any], listed_only: bool = False) -> Build:

@@ -23,7 +23,7 @@ ROLES = {
         *("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "max_exp_avg_sq"),
         *("square_avg", "variance", "row_var", "col_var", "state2", "absmax2"),
     ),
-    "code_tables": ("qmap", "qmap1", "qmap2", "dynamic", "udynamic"),
+    "code_tables": ("signed_map", "unsigned_map", "qmap", "qmap1", "qmap2", "dynamic", "udynamic"),
 }
 ROLE_OF = {key: role for role, keys in ROLES.items() for key in keys}
 EIGHT_BITS = {torch.uint8, torch.int8} | {
@@ -129,6 +129,7 @@ def role_of(path: Iterable[str], roles: Mapping[str, str]) -> str:
     """The role of a tensor from the names that lead to it: the last one with a known role, else the last one."""
     names = list(path)
     for name in reversed(names):
+        name = name.removesuffix("_scale")  # of 8-bit codes: what belongs to a moment has its role
         role = roles.get(name) or ROLE_OF.get(name)
         if role:
             return role

@@ -2,8 +2,19 @@
 
 from optimizers.adafactor import Adafactor
 from optimizers.adam import Adam
+from optimizers.adam8bit import Adam8bit, AdamW8bit
 from optimizers.adamw import AdamW
+from optimizers.lion import Lion
 from optimizers.sparse_adam import SparseAdam
 from optimizers.torch_muon import TorchMuon
 
-__all__ = ["Adafactor", "Adam", "AdamW", "SparseAdam", "TorchMuon"]
+__all__ = [
+    "Adafactor",
+    "Adam",
+    "Adam8bit",
+    "AdamW",
+    "AdamW8bit",
+    "Lion",
+    "SparseAdam",
+    "TorchMuon",
+]

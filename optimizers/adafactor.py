@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Moment, Shell
+from optimizers.base import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack
 
 
 def adafactor(
@@ -77,10 +77,7 @@ class Adafactor(Shell):
         scale_parameter: bool = True,
         relative_step: bool = True,
         warmup_init: bool = False,
-        *,
-        maximize: bool = False,
-        storage: str = "fp32",
-        seed: int = 0,
+        **common: Unpack[Common],
     ) -> None:
         if warmup_init and not relative_step:
             raise ValueError("Adafactor: warmup_init=True warms up the relative step, so it needs relative_step=True")
@@ -95,7 +92,7 @@ class Adafactor(Shell):
             "relative_step": relative_step,
             "warmup_init": warmup_init,
         }
-        super().__init__(params, defaults, storage=storage, maximize=maximize, seed=seed)
+        super().__init__(params, defaults, common)
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         if p.dim() >= 2:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Moment, Shell
+from optimizers.base import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack
 
 
 def adam(
@@ -39,6 +39,7 @@ class Adam(Shell):
 
     moments = {"exp_avg": SIGNED, "exp_avg_sq": UNSIGNED}
     rule = staticmethod(adam)
+    elementwise = True
 
     def __init__(
         self,
@@ -48,13 +49,10 @@ class Adam(Shell):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        storage: str = "fp32",
-        seed: int = 0,
+        **common: Unpack[Common],
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, defaults, storage=storage, maximize=maximize, seed=seed)
+        super().__init__(params, defaults, common)
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         maximum = {"max_exp_avg_sq": Moment(UNSIGNED, p.shape)} if group["amsgrad"] else {}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from optimizers.adam import Adam
+from optimizers.base import Common, Unpack
 
 
 def adamw(
@@ -45,9 +46,6 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        storage: str = "fp32",
-        seed: int = 0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, storage=storage, seed=seed)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **common)

@@ -6,31 +6,63 @@ how a moment rests between steps; and the *walking*, which is here.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.storage import SIGNED, STORAGES, UNSIGNED, Moment, write_back
+from optimizers.quantize import code_map
+from optimizers.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
 
-__all__ = ["SIGNED", "UNSIGNED", "Moment", "Shell"]
+__all__ = ["SIGNED", "UNSIGNED", "Common", "Moment", "Shell", "Unpack"]
+
+# Elementwise rules work through a big tensor in parts: on a CPU all temporaries of a part stay in its caches, on a GPU
+# they are bounded. In multiples of every sensible block size.
+PART_SIZE = {"cpu": 1 << 17}
+LARGEST_PART = 1 << 24
+
+
+class Common(TypedDict, total=False):
+    """The keyword arguments that every optimizer here takes.
+
+    maximize: ascend. storage: how moments rest between steps ("fp32", "bf16" or "8bit"); block_size and min_8bit_size:
+    elements a block, and elements below which a tensor's moments stay in full precision, both for "8bit" only.
+    seed: of everything that is drawn (stochastic rounding first of all).
+    """
+
+    maximize: bool
+    storage: str
+    block_size: int
+    min_8bit_size: int
+    seed: int
 
 
 def _fraction(value: Any) -> bool:
     return 0 <= value < 1
 
 
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: isinstance(x, int) and x >= least, f"a whole number of at least {least}"
+
+
+def _is_rate(lr: Any) -> bool:
+    return isinstance(lr, (int, float)) and lr >= 0
+
+
+Checks = dict[str, tuple[Callable[[Any], bool], str]]
 # What every algorithm asks of the arguments that they share: the test, and the words for it.
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (lambda lr: isinstance(lr, (int, float)) and lr >= 0, "a number of at least 0"),
+CHECKS: Checks = {
+    "lr": (_is_rate, "a number of at least 0"),
     "betas": (lambda betas: all(_fraction(beta) for beta in betas), "each in [0, 1)"),
     "beta1": (lambda beta: beta is None or _fraction(beta), "None or in [0, 1)"),
     "eps": (lambda eps: min(eps) >= 0 if isinstance(eps, tuple) else eps >= 0, "at least 0"),
     "weight_decay": (lambda decay: decay >= 0, "at least 0"),
     "storage": (lambda storage: storage in STORAGES, f"one of {', '.join(STORAGES)}"),
+    "block_size": _whole(1),
+    "min_8bit_size": _whole(0),
 }
 
 
@@ -45,6 +77,9 @@ class Shell(Optimizer):
 
     moments: dict[str, str] = {}
     rule: Callable[..., None]
+    elementwise = False  # the rule treats each element alone, so a tensor may be worked through in parts
+    storage = "fp32"  # the default
+    checks: Checks = {}  # of the algorithm's own arguments
     settings: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -53,20 +88,42 @@ class Shell(Optimizer):
             arguments = inspect.signature(cls.rule).parameters.values()
             cls.settings = tuple(a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != "step")
 
-    def __init__(self, params: Iterable, defaults: dict[str, Any], *, storage: str, maximize: bool, seed: int) -> None:
-        super().__init__(params, defaults | {"storage": storage, "maximize": maximize, "seed": seed})
+    def __init__(self, params: Iterable, defaults: dict[str, Any], common: Common) -> None:
+        known = {"maximize": False, "storage": self.storage, "block_size": 256, "min_8bit_size": 4096, "seed": 0}
+        for name in common:
+            if name not in known:
+                raise TypeError(
+                    f"{type(self).__name__} takes no argument {name}; it takes {', '.join(defaults | known)}"
+                )
+        super().__init__(params, defaults | known | common)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its settings; raises ValueError naming the argument and what it must be."""
+        checks = CHECKS | self.checks
         for name, value in (self.defaults | param_group).items():
             if isinstance(value, list) and name != "params":  # YAML has no tuples
                 value = param_group[name] = tuple(value)
-            accepts, wanted = CHECKS.get(name, (None, ""))
+            accepts, wanted = checks.get(name, (None, ""))
             if accepts and not accepts(value):
-                raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, not {value!r}")
+                self.refuse(f"{name} must be {wanted}, not {value!r}")
         super().add_param_group(param_group)
         if any(p.is_complex() for p in self.param_groups[-1]["params"]):
-            raise ValueError(f"{type(self).__name__} takes real parameters; give it torch.view_as_real(p)")
+            self.refuse("it takes real parameters; give it torch.view_as_real(p)")
+        self._share_code_maps()
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise ValueError with one line that names the optimizer."""
+        raise ValueError(f"{type(self).__name__}: {reason}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_code_maps()
+
+    def _share_code_maps(self) -> None:
+        """Hold the code maps without which 8-bit state cannot be read, so that a count of the bytes finds them."""
+        in_8_bits = [g for g in self.param_groups if g["storage"] == "8bit"]
+        devices = {p.device for g in in_8_bits for p in g["params"] if p.numel() >= max(g["min_8bit_size"], 1)}
+        self.shared = {str(d): {f"{kind}_map": code_map(kind, d) for kind in (SIGNED, UNSIGNED)} for d in devices}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -76,10 +133,14 @@ class Shell(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.step_parameter(p, group)
+            self.step_group(group)
         return loss
+
+    def step_group(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group; override where they must be looked at together."""
+        for p in group["params"]:
+            if p.grad is not None:
+                self.step_parameter(p, group)
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         """The moments that `p` keeps, in the order in which the rule takes them."""
@@ -94,27 +155,41 @@ class Shell(Optimizer):
         """Update one parameter from its gradient: the unit of work, also for releasing gradients in the backward."""
         if p.grad.is_sparse:  # type: ignore[union-attr]
             raise RuntimeError(f"{type(self).__name__} needs dense gradients; SparseAdam takes sparse ones")
-        state, storage = self.start(p, group), STORAGES[group["storage"]]
+        state, storage = self.start(p, group), storage_of(group)
         state["step"] += 1
-        p_work, g = working(p), working(p.grad)  # type: ignore[arg-type]
-        if group["maximize"]:
-            g = -g
-        names = self.layout(p, group)
-        moments = [storage.load(state, name, p_work.dtype) for name in names]
-        self.apply(p_work, g, moments, state["step"], group)
-        key = (group["seed"], state["step"])
-        for salt, (name, moment) in enumerate(zip(names, moments, strict=True), start=1):
-            storage.store(state, name, moment, (*key, salt))
-        if p_work is not p:
-            write_back(p, p_work, (*key, 0))
+        moments = self.layout(p, group)
+        for part in self.parts(p, group):
+            values = cut(p, part)
+            p_work, g = working(values), working(cut(p.grad, part))  # type: ignore[arg-type]
+            if group["maximize"]:
+                g = -g
+            loaded = [storage.load(state, name, moment, p_work.dtype, part) for name, moment in moments.items()]
+            self.apply(p_work, g, loaded, state["step"], group)
+            key = (group["seed"], state["step"])
+            for salt, ((name, moment), value) in enumerate(zip(moments.items(), loaded, strict=True), start=1):
+                storage.store(state, name, moment, value, (*key, salt), part)
+            if p_work is not values:
+                write_back(values, p_work, (*key, 0), part.start)
+
+    def parts(self, p: Tensor, group: dict[str, Any]) -> Iterator[slice]:
+        """The parts of the flattened `p` to work on in turn, cut between blocks; or the whole of it, in its shape."""
+        most = PART_SIZE.get(p.device.type, LARGEST_PART)
+        size = max(most // group["block_size"], 1) * group["block_size"]
+        flat = p.is_contiguous() and p.grad.is_contiguous()  # type: ignore[union-attr]
+        if not (self.elementwise and flat and p.numel() > size):
+            yield WHOLE
+        else:
+            for begin in range(0, p.numel(), size):
+                yield slice(begin, min(begin + size, p.numel()))
 
     def start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """The parameter's state, zeros and step 0 on its first step."""
         state = self.state[p]
         if not state:
             state["step"] = 0
+            storage = storage_of(group)
             for name, moment in self.layout(p, group).items():
-                state.update(STORAGES[group["storage"]].zeros(name, moment, p))
+                state.update(storage.zeros(name, moment, p))
         return state
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Shell, working
+from optimizers.base import SIGNED, UNSIGNED, Common, Shell, Unpack, working
 from optimizers.storage import rounded
 
 
@@ -36,6 +36,9 @@ class SparseAdam(Shell):
 
     moments = {"exp_avg": SIGNED, "exp_avg_sq": UNSIGNED}
     rule = staticmethod(sparse_adam)
+    checks = {
+        "storage": (lambda storage: storage in ("fp32", "bf16"), "one of fp32, bf16: rows do not end where blocks do")
+    }
 
     def __init__(
         self,
@@ -43,12 +46,9 @@ class SparseAdam(Shell):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        *,
-        maximize: bool = False,
-        storage: str = "fp32",
-        seed: int = 0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps}, storage=storage, maximize=maximize, seed=seed)
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps}, common)
 
     @torch.no_grad()
     def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:

@@ -2,14 +2,21 @@
 
 `fp32` keeps it as the rule computes it (fp64 for fp64 parameters) and lets the rule work on it in place. `bf16` halves
 the bytes and rounds stochastically: round-to-nearest would freeze a slow moment, since 0.999·v rounds back to v.
+`8bit` keeps a code an element and a scale a block (see `optimizers/quantize.py`): a quarter of the bytes.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-SIGNED, UNSIGNED = "signed", "unsigned"
+from optimizers.quantize import SIGNED, UNSIGNED, dequantize, quantize
+
+__all__ = ["SIGNED", "UNSIGNED", "WHOLE", "Key", "Moment", "storage_of"]
+
+SCALE = "_scale"  # what a state key ends in that holds the scales of 8-bit codes
+WHOLE = slice(0, None)
 Key = tuple[int, int, int]  # (seed, the parameter's step, which tensor of the parameter)
 
 
@@ -29,11 +36,13 @@ class FullPrecision:
         dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
         return {name: torch.zeros(moment.shape, dtype=dtype, device=p.device)}
 
-    def load(self, state: dict[str, Any], name: str, dtype: torch.dtype) -> Tensor:
-        """The moment in `dtype`, to be changed in place."""
-        return state[name]
+    def load(self, state: dict[str, Any], name: str, moment: Moment, dtype: torch.dtype, part: slice = WHOLE) -> Tensor:
+        """The moment in `dtype`, or a flat part of it, to be changed in place."""
+        return cut(state[name], part)
 
-    def store(self, state: dict[str, Any], name: str, value: Tensor, key: Key) -> None:
+    def store(
+        self, state: dict[str, Any], name: str, moment: Moment, value: Tensor, key: Key, part: slice = WHOLE
+    ) -> None:
         """Keep what `load` handed out; here it never left."""
 
 
@@ -45,28 +54,81 @@ class BFloat16(FullPrecision):
             return super().zeros(name, moment, p)
         return {name: torch.zeros(moment.shape, dtype=torch.bfloat16, device=p.device)}
 
-    def load(self, state: dict[str, Any], name: str, dtype: torch.dtype) -> Tensor:
-        return state[name].to(dtype)
+    def load(self, state: dict[str, Any], name: str, moment: Moment, dtype: torch.dtype, part: slice = WHOLE) -> Tensor:
+        return cut(state[name], part).to(dtype)
 
-    def store(self, state: dict[str, Any], name: str, value: Tensor, key: Key) -> None:
-        if state[name] is not value:
-            write_back(state[name], value, key)
-
-
-STORAGES: dict[str, FullPrecision] = {"fp32": FullPrecision(), "bf16": BFloat16()}
-
-
-def write_back(resting: Tensor, value: Tensor, key: Key) -> None:
-    """Copy `value` into `resting`, stochastically rounded where that is bf16."""
-    resting.copy_(rounded(value, resting.dtype, key))
+    def store(
+        self, state: dict[str, Any], name: str, moment: Moment, value: Tensor, key: Key, part: slice = WHOLE
+    ) -> None:
+        if state[name].dtype == torch.bfloat16:
+            write_back(cut(state[name], part), value, key, part.start)
 
 
-def rounded(value: Tensor, dtype: torch.dtype, key: Key, position: Tensor | None = None) -> Tensor:
+class EightBits(FullPrecision):
+    """1 + 4/block_size bytes an element; exact moments and tensors too small for a block's sake stay in full precision.
+
+    `<name>` holds the codes, of the moment's shape, and `<name>_scale` one fp32 a block of the flattened moment.
+    Parts begin and end between blocks.
+    """
+
+    def __init__(self, block_size: int, min_8bit_size: int) -> None:
+        self.block_size, self.min_8bit_size = block_size, min_8bit_size
+
+    def zeros(self, name: str, moment: Moment, p: Tensor) -> dict[str, Tensor]:
+        if moment.exact or moment.shape.numel() < self.min_8bit_size:
+            return super().zeros(name, moment, p)
+        zeros = torch.zeros(moment.shape, dtype=torch.float32, device=p.device)
+        codes, scale = quantize(zeros, moment.kind, self.block_size)
+        return {name: codes.clone(), name + SCALE: scale}  # without the room that filled the last block
+
+    def load(self, state: dict[str, Any], name: str, moment: Moment, dtype: torch.dtype, part: slice = WHOLE) -> Tensor:
+        codes, scale = cut(state[name], part), state.get(name + SCALE)
+        if scale is None:
+            return codes
+        return dequantize(codes, scale[self.blocks(part)], moment.kind, self.block_size).to(dtype)
+
+    def store(
+        self, state: dict[str, Any], name: str, moment: Moment, value: Tensor, key: Key, part: slice = WHOLE
+    ) -> None:
+        if name + SCALE in state:
+            codes, scale = quantize(value, moment.kind, self.block_size)
+            cut(state[name], part).copy_(codes)
+            state[name + SCALE][self.blocks(part)] = scale
+
+    def blocks(self, part: slice) -> slice:
+        """The blocks that a part of the elements covers."""
+        return part if part == WHOLE else slice(part.start // self.block_size, -(-part.stop // self.block_size))
+
+
+STORAGES = ("fp32", "bf16", "8bit")
+
+
+def storage_of(group: Mapping[str, Any]) -> FullPrecision:
+    """The storage that a parameter group asks for."""
+    if group["storage"] == "8bit":
+        return EightBits(group["block_size"], group["min_8bit_size"])
+    return BFLOAT16 if group["storage"] == "bf16" else FULL_PRECISION
+
+
+FULL_PRECISION, BFLOAT16 = FullPrecision(), BFloat16()
+
+
+def cut(x: Tensor, part: slice) -> Tensor:
+    """`x` itself, or a part of the flattened (contiguous) `x`; a view in both cases."""
+    return x if part == WHOLE else x.view(-1)[part]
+
+
+def write_back(resting: Tensor, value: Tensor, key: Key, begin: int = 0) -> None:
+    """Copy `value`, its first element being at `begin`, into `resting`; stochastically rounded if that is bf16."""
+    resting.copy_(rounded(value, resting.dtype, key, begin=begin))
+
+
+def rounded(value: Tensor, dtype: torch.dtype, key: Key, position: Tensor | None = None, begin: int = 0) -> Tensor:
     """`value` in `dtype`: stochastically rounded to bf16 (see `stochastic_round`), as torch rounds to the others."""
     if dtype != torch.bfloat16:
         return value.to(dtype)
     if position is None:
-        position = torch.arange(value.numel(), dtype=torch.int32, device=value.device).view(value.shape)
+        position = torch.arange(begin, begin + value.numel(), dtype=torch.int32, device=value.device).view(value.shape)
     return stochastic_round(value.float(), key, position)
 
 

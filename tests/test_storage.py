@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from optimizers.storage import STORAGES, UNSIGNED, Moment, hash32, rounded, stochastic_round
+from optimizers.storage import (
+    SIGNED,
+    STORAGES,
+    UNSIGNED,
+    WHOLE,
+    Moment,
+    hash32,
+    rounded,
+    stochastic_round,
+    storage_of,
+)
 
 
 def positions(count: int) -> torch.Tensor:
@@ -61,13 +71,25 @@ def test_rows_draw_what_the_whole_tensor_draws() -> None:
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_stored_moment_comes_back(storage: str, exact: bool) -> None:
+@pytest.mark.parametrize("part", [WHOLE, slice(8, 13)], ids=["whole", "part"])
+def test_a_stored_moment_comes_back(storage: str, exact: bool, part: slice) -> None:
     p = torch.zeros(5, 3)
+    kept = storage_of({"storage": storage, "block_size": 4, "min_8bit_size": 0})
     moment = Moment(UNSIGNED, p.shape, exact)
-    state = STORAGES[storage].zeros("v", moment, p)
-    assert not state["v"].any()
-    value = STORAGES[storage].load(state, "v", torch.float32)
+    state = kept.zeros("v", moment, p)
+    assert not kept.load(state, "v", moment, torch.float32).any()
+    value = kept.load(state, "v", moment, torch.float32, part)
     value.fill_(0.75)
-    STORAGES[storage].store(state, "v", value, (0, 1, 1))
-    assert torch.equal(STORAGES[storage].load(state, "v", torch.float32), torch.full((5, 3), 0.75))
-    assert state["v"].dtype == (torch.bfloat16 if storage == "bf16" and not exact else torch.float32)
+    kept.store(state, "v", moment, value, (0, 1, 1), part)
+    expected = torch.zeros(15)
+    expected[part] = 0.75
+    assert torch.equal(kept.load(state, "v", moment, torch.float32), expected.view(5, 3))
+    resting = {"bf16": torch.bfloat16, "8bit": torch.uint8}.get(storage, torch.float32)
+    assert state["v"].dtype == (torch.float32 if exact else resting)
+
+
+def test_small_tensors_stay_exact() -> None:
+    kept = storage_of({"storage": "8bit", "block_size": 256, "min_8bit_size": 4096})
+    for count, names in ((4095, {"m"}), (4096, {"m", "m_scale"})):
+        p = torch.zeros(count)
+        assert set(kept.zeros("m", Moment(SIGNED, p.shape), p)) == names

@@ -1,0 +1,105 @@
+"""The optimizers that ship, as a table for the tests: each with arguments, and what holds for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import optimizers
+
+SHAPES = ((48, 32), (32, 48), (37,), (8, 4, 3, 3))
+
+
+@dataclass(frozen=True)
+class Case:
+    """An optimizer of ours with arguments, and what holds for it."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    sparse: bool = False
+    bytes_per_parameter: Callable[[torch.Size], float] = lambda shape: 8.0
+    scale_free: bool = False  # the step does not depend on the gradient's scale
+    coupled: bool = False  # two groups are not two optimizers
+    nan: str = "propagate"  # to its own tensor; or "skip": the step leaves the tensor alone
+
+    def build(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
+        return getattr(optimizers, self.name)(parameters, **self.arguments | more)
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+
+def factored(momentum: float) -> Callable[[torch.Size], float]:
+    def per_parameter(shape: torch.Size) -> float:
+        rows_and_columns = sum(shape[-2:]) * (shape.numel() // (shape[-1] * shape[-2])) if len(shape) > 1 else shape[0]
+        return 4 * rows_and_columns / shape.numel() + momentum
+
+    return per_parameter
+
+
+def in_8_bits(moments: int, block_size: int = 256) -> Callable[[torch.Size], float]:
+    return lambda shape: moments * (1 + 4 * -(-shape.numel() // block_size) / shape.numel())
+
+
+ALL_8BIT = {"min_8bit_size": 0}  # the shapes of these tests are below the default
+CASES = [
+    Case("Adam", scale_free=True),
+    Case("Adam", {"weight_decay": 0.1, "amsgrad": True}, bytes_per_parameter=lambda shape: 12.0),
+    Case("Adam", {"storage": "bf16"}, bytes_per_parameter=lambda shape: 4.0),
+    Case("AdamW", scale_free=True),
+    Case("AdamW", {"maximize": True, "amsgrad": True}, bytes_per_parameter=lambda shape: 12.0),
+    Case("AdamW", {"storage": "bf16"}, bytes_per_parameter=lambda shape: 4.0),
+    Case("Adam8bit", ALL_8BIT, bytes_per_parameter=in_8_bits(2)),
+    Case("AdamW8bit", ALL_8BIT | {"block_size": 64}, bytes_per_parameter=in_8_bits(2, 64)),
+    Case("AdamW8bit"),  # all too small for 8 bits
+    Case("Lion", {"weight_decay": 0.1}, bytes_per_parameter=lambda shape: 4.0, scale_free=True),
+    Case("Lion", ALL_8BIT | {"storage": "8bit"}, bytes_per_parameter=in_8_bits(1)),
+    Case("Adafactor", bytes_per_parameter=factored(0), scale_free=True),
+    Case("Adafactor", {"beta1": 0.9, "weight_decay": 0.01}, bytes_per_parameter=factored(4)),
+    Case(
+        "Adafactor",
+        {"beta1": 0.9, "storage": "bf16"},
+        bytes_per_parameter=lambda s: factored(2)(s) if len(s) > 1 else 4.0,
+    ),
+    Case("Adafactor", {"lr": 1e-3, "scale_parameter": False, "relative_step": False}, bytes_per_parameter=factored(0)),
+    Case("SparseAdam", sparse=True),
+    Case("SparseAdam", {"storage": "bf16"}, sparse=True, bytes_per_parameter=lambda shape: 4.0),
+]
+DENSE = [case for case in CASES if not case.sparse]
+
+
+def parameters_for(
+    case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
+) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((40, 8), (17, 3)) if case.sparse else SHAPES
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(device, dtype)) for shape in shapes]
+
+
+def fill_gradients(parameters: list[nn.Parameter], case: Case, step: int, scale: float = 1.0) -> None:
+    """The same gradients for the same step number, whatever the optimizer did before."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    for p in parameters:
+        g = scale * torch.randn(p.shape, generator=generator)
+        if case.sparse:
+            rows = torch.randperm(p.shape[0], generator=generator)[:5]
+            rows = torch.cat([rows, rows[:2]])  # a row may be touched twice
+            g = torch.sparse_coo_tensor(rows[None], g[rows], p.shape)
+        p.grad = g.to(p.device, p.dtype)
+
+
+def train(
+    case: Case, steps: int = 6, begin: int = 0, parameters: Any = None, optimizer: Any = None, **setup: Any
+) -> Any:
+    parameters = parameters or parameters_for(case, **setup)
+    optimizer = optimizer or case.build(parameters)
+    for step in range(begin, begin + steps):
+        fill_gradients(parameters, case, step)
+        optimizer.step()
+    return parameters, optimizer
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

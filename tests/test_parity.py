@@ -1,0 +1,105 @@
+"""Every optimizer against others' code and against plain formulas."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import optimizers
+from tests import references
+from tests.cases import Case, parameters_for, train
+
+
+def hf_adafactor(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
+    from transformers.optimization import Adafactor
+
+    return Adafactor(parameters, **arguments)
+
+
+ORACLES = [
+    ("Adam", {}, torch.optim.Adam, {}),
+    ("Adam", {"weight_decay": 0.1}, torch.optim.Adam, {"weight_decay": 0.1}),
+    ("Adam", {"amsgrad": True, "maximize": True}, torch.optim.Adam, {"amsgrad": True, "maximize": True}),
+    ("AdamW", {}, torch.optim.AdamW, {}),
+    ("AdamW", {"weight_decay": 0.3, "amsgrad": True}, torch.optim.AdamW, {"weight_decay": 0.3, "amsgrad": True}),
+    ("AdamW", {"betas": (0.5, 0.8), "eps": 1e-3}, torch.optim.AdamW, {"betas": (0.5, 0.8), "eps": 1e-3, "fused": True}),
+    ("Adafactor", {}, hf_adafactor, {}),
+    ("Adafactor", {}, torch.optim.Adafactor, {}),
+    *[
+        ("Adafactor", arguments, hf_adafactor, arguments)
+        for arguments in (
+            {"warmup_init": True, "beta1": 0.9},
+            {"warmup_init": True, "weight_decay": 0.1, "clip_threshold": 0.5, "decay_rate": -0.6},
+            {"lr": 1e-3, "scale_parameter": False, "relative_step": False},
+            {"lr": 1e-3, "scale_parameter": True, "relative_step": False, "beta1": 0.8, "weight_decay": 0.01},
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "ours", "oracle", "theirs"), ORACLES, ids=lambda value: str(value)[:40])
+def test_equals_an_independent_implementation(name: str, ours: dict, oracle: Callable, theirs: dict) -> None:
+    case = Case(name)
+    results = []
+    for build in (lambda p: getattr(optimizers, name)(p, **ours), lambda p: oracle(p, **theirs)):
+        parameters = parameters_for(case, torch.float64)
+        train(case, 25, parameters=parameters, optimizer=build(parameters))
+        results.append(torch.cat([p.detach().flatten() for p in parameters]))
+    start = torch.cat([p.detach().flatten() for p in parameters_for(case, torch.float64)])
+    assert (results[0] - results[1]).abs().max() < 1e-10 * (results[1] - start).abs().max()
+
+
+def test_sparse_adam_equals_torchs() -> None:
+    case = Case("SparseAdam", sparse=True)
+    ours, theirs = parameters_for(case), parameters_for(case)
+    train(case, 25, parameters=ours)
+    train(case, 25, parameters=theirs, optimizer=torch.optim.SparseAdam(theirs))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-7)
+
+
+FORMULAS: list[tuple[str, Callable[..., np.ndarray]]] = [
+    ("Adam", lambda p, gradients: references.adam(p, gradients, 1e-3)),
+    ("AdamW", lambda p, gradients: references.adam(p, gradients, 1e-3, decay=1e-2)),
+    ("Adafactor", references.adafactor),
+]
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (6,)], ids=str)
+@pytest.mark.parametrize(("name", "formula"), FORMULAS, ids=[name for name, _ in FORMULAS])
+def test_equals_the_plain_formula(name: str, formula: Callable[..., np.ndarray], shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=shape), [rng.normal(size=shape) for _ in range(12)]
+    p = nn.Parameter(torch.tensor(start))
+    optimizer = getattr(optimizers, name)([p])
+    for g in gradients:
+        p.grad = torch.tensor(g)
+        optimizer.step()
+    np.testing.assert_allclose(p.detach().numpy(), formula(start, gradients), rtol=1e-12, atol=1e-14)
+
+
+def test_sparse_adam_equals_the_plain_formula() -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(9, 4))
+    touched = [(rng.permutation(9)[:3], rng.normal(size=(3, 4))) for _ in range(12)]
+    p = nn.Parameter(torch.tensor(start))
+    optimizer = optimizers.SparseAdam([p])
+    for rows, g in touched:
+        p.grad = torch.sparse_coo_tensor(torch.tensor(rows)[None], torch.tensor(g), (9, 4))
+        optimizer.step()
+    expected = references.sparse_adam(start, touched, 1e-3)
+    np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("t", "factor"), [(1, 1.0), (10, 0.48), (100, 0.98), (1000, 2.515)])
+def test_a_stale_row_steps_as_the_documents_page_says(t: int, factor: float) -> None:
+    p = nn.Parameter(torch.zeros(2, 1, dtype=torch.float64))
+    optimizer = optimizers.SparseAdam([p], lr=1.0, eps=0.0)
+    for step in range(1, t + 1):
+        row = 1 if step == t else 0
+        p.grad = torch.sparse_coo_tensor([[row]], [[1.0]], (2, 1), dtype=torch.float64)
+        optimizer.step()
+    assert -p[1].item() == pytest.approx(factor, abs=0.005)
