@@ -114,7 +114,7 @@ def accepted(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
         if p.kind is p.VAR_KEYWORD:
             if get_origin(p.annotation) is not Unpack:
                 return None
-            names |= set(get_type_hints(get_args(p.annotation)[0])) - {p.name}
+            names = (names | set(get_type_hints(get_args(p.annotation)[0]))) - {p.name}
     return names
 
 
