@@ -1,5 +1,6 @@
 """Every optimizer against others' code and against plain formulas."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -103,3 +104,30 @@ def test_a_stale_row_steps_as_the_documents_page_says(t: int, factor: float) -> 
         p.grad = torch.sparse_coo_tensor([[row]], [[1.0]], (2, 1), dtype=torch.float64)
         optimizer.step()
     assert -p[1].item() == pytest.approx(factor, abs=0.005)
+
+
+@pytest.mark.parametrize("theirs", ["torchao", "bitsandbytes"])
+def test_adamw8bit_stays_with_the_other_8_bit_optimizers_and_with_32_bits(
+    theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    peer = importlib.import_module(f"{theirs}.optim").AdamW8bit
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(64, 256, generator=generator)
+    parameters = [nn.Parameter(start.clone()) for _ in range(3)]
+    trio = [
+        optimizers.AdamW8bit(parameters[:1], lr=1e-3),
+        peer(parameters[1:2], lr=1e-3),
+        torch.optim.AdamW(parameters[2:], lr=1e-3),
+    ]
+    for step in range(50):
+        g = 0.01 * torch.randn(64, 256, generator=generator)
+        for p, optimizer in zip(parameters, trio, strict=True):
+            p.grad = g.clone()
+            optimizer.step()
+        if step == 0:  # error enters only through what is stored
+            torch.testing.assert_close(parameters[0], parameters[2], rtol=1e-6, atol=1e-7)
+    ours, others, exact = (p.detach() for p in parameters)
+    assert (ours - exact).abs().mean() <= 1.5e-4
+    assert (ours - exact).abs().max() <= 1.2e-3
+    assert (ours - others).abs().mean() <= (2e-5 if theirs == "torchao" else 1.5e-4)
