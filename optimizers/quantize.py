@@ -6,6 +6,7 @@ bitsandbytes and torchao to the bit. One thing differs: code 0 of the unsigned m
 exact zeros. Nearest rounding would send a small second moment there, and the next step would divide by almost nothing.
 """
 
+import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
@@ -16,6 +17,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SIGNED, UNSIGNED = "signed", "unsigned"
 DECADES = 7
+SMALLEST = torch.finfo(torch.float32).tiny  # of a scale: a block of zeros must not be divided by 0
+UPPER = 1 if sys.byteorder == "little" else 0  # which half of a float holds its upper 16 bits
 
 
 def constant(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +79,7 @@ def nearest_code(x: Tensor, kind: str) -> Tensor:
     if x.device.type != "cpu":
         return torch.bucketize(x, borders(kind, x.device), out_int32=True).to(torch.uint8)
     first, border = shortcut(kind)
-    pattern = x.view(torch.int32).bitwise_right_shift(16).bitwise_and_(0xFFFF).long()
+    pattern = x.view(torch.uint16)[:, UPPER::2].long()
     return look_up(first, pattern).add_(x > look_up(border, pattern))
 
 
@@ -91,19 +94,25 @@ def quantize(x: Tensor, kind: str, block_size: int) -> tuple[Tensor, Tensor]:
     A block that holds a NaN or an infinity comes back as NaN.
     """
     blocks = in_blocks(x.float(), block_size)
-    scale = blocks.abs().amax(1, keepdim=True)
-    codes = nearest_code(blocks / scale.where(scale != 0, 1.0), kind)
-    return codes.view(-1)[: x.numel()].view(x.shape), scale.view(-1)
+    scale = blocks.abs().amax(1, keepdim=True).clamp_(min=SMALLEST)
+    return as_shaped(nearest_code(blocks / scale, kind), x.shape), scale.view(-1)
 
 
 def dequantize(codes: Tensor, scale: Tensor, kind: str, block_size: int) -> Tensor:
     """The values, fp32, in the shape of `codes`."""
-    blocks = look_up(code_map(kind, codes.device), in_blocks(codes, block_size).long()).mul_(scale.unsqueeze(1))
-    return blocks.view(-1)[: codes.numel()].view(codes.shape)
+    blocks = look_up(code_map(kind, codes.device), in_blocks(codes, block_size).long())
+    return as_shaped(blocks.mul_(scale.unsqueeze(1)), codes.shape)
 
 
 def in_blocks(x: Tensor, block_size: int) -> Tensor:
     """`x` flattened and cut into rows, (blocks, block size), the last one filled up with zeros where it is short."""
     short = -x.numel() % block_size
-    flat = x.reshape(-1)
-    return (torch.cat([flat, flat.new_zeros(short)]) if short else flat).view(-1, block_size)
+    if short:
+        x = torch.cat([x.reshape(-1), x.new_zeros(short)])
+    return x.reshape(-1, block_size)
+
+
+def as_shaped(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """What `in_blocks` cut, in its shape again."""
+    count = shape.numel()
+    return (blocks if blocks.numel() == count else blocks.view(-1)[:count]).view(shape)
