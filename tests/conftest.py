@@ -10,9 +10,30 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from conf import CONF
+from conf.compose import complete
 
 PROJECT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
+
+
+def names(group: str) -> list[str]:
+    """The YAML files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration that the command line would give."""
+    os.environ.setdefault("OPTIMETER_SWEEP", "/nowhere")  # Hydra wants to know; nothing is written
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(hydra_compose("bench", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    complete(config, None)  # type: ignore[arg-type]
+    return config  # type: ignore[return-value]
 
 
 class Ran(subprocess.CompletedProcess):

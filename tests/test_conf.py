@@ -11,36 +11,16 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import nn
 
 from conf import CONF, Refused, Unsupported
 from conf.build import LISTED, PEERS, about, accepted, arguments, check_arguments, identity, optimizer_builder, resolve
 from conf.check import ABOUT, check, check_name, nearest
-from conf.compose import complete
-from tests.conftest import PROJECT
-
-
-def names(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
+from tests.conftest import PROJECT, composed, names
 
 OPTIMIZERS = [name for name in names("optimizer") if name != "any"]
 ALIASES = [f"hf/{name}" for name in names("optimizer/hf")]
 WORKLOADS = [name for name in names("workload") if name != "any"]
-
-
-@pytest.fixture(autouse=True)
-def sweep_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("OPTIMETER_SWEEP", str(tmp_path))
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra_compose("bench", list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    complete(config, None)  # type: ignore[arg-type]
-    return config  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS + ALIASES)

@@ -1,0 +1,29 @@
+"""Every optimizer of ours trains with the arguments of its YAML."""
+
+import pytest
+
+from conf.build import about, build_workload, optimizer_builder
+from conf.child import settings_of
+from measure.run import Training
+from tests.conftest import composed, names
+
+OURS = [
+    n
+    for n in names("optimizer")
+    if n != "any" and composed(f"optimizer={n}")["optimizer"]["_target_"].startswith("optimizers.")
+]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_train(name: str) -> None:
+    sparse = about(composed(f"optimizer={name}")["optimizer"])["gradients"] == "sparse"
+    config = composed(f"optimizer={name}", f"workload={'embedding' if sparse else 'mlp'}")
+    workload = build_workload(config["workload"])
+    blocks = Training(workload, optimizer_builder(config["optimizer"]), settings_of(config, "cpu")).run()
+    quality = blocks["quality"]
+    assert blocks["status"] == "ok", blocks["reason"]
+    assert blocks["checks"]["parameters_moved"]
+    if sparse:
+        assert quality["final_loss"] < 0.9 * quality["first_loss"]
+    else:
+        assert quality["score"] >= 0.93
