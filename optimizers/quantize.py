@@ -14,27 +14,38 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.utils._pytree import tree_map
 
 SIGNED, UNSIGNED = "signed", "unsigned"
+CPU = torch.device("cpu")
 DECADES = 7
 SMALLEST = torch.finfo(torch.float32).tiny  # of a scale: a block of zeros must not be divided by 0
 UPPER = 1 if sys.byteorder == "little" else 0  # which half of a float holds its upper 16 bits
 
 
-def constant(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Build once for each set of arguments and keep; real tensors even while fake ones are in force."""
+def constant(build: Callable[[str], Any]) -> Callable[..., Any]:
+    """Build once for each kind and device, and keep; real tensors, on the CPU, even while fake ones are in force.
+
+    Fake tensors on another device, which need not be there, meet a fake copy, which is not kept.
+    """
 
     @cache
+    def real(kind: str, device: torch.device) -> Any:
+        return tree_map(lambda x: x.to(device), build(kind) if device == CPU else real(kind, CPU))
+
     @wraps(build)
-    def kept(*arguments: Any) -> Any:
-        with unset_fake_temporarily():
-            return build(*arguments)
+    def kept(kind: str, device: torch.device = CPU) -> Any:
+        with unset_fake_temporarily() as fake:
+            if fake is None or device == CPU:
+                return real(kind, device)
+            on_cpu = real(kind, CPU)
+        return tree_map(lambda x: torch.empty(x.shape, dtype=x.dtype, device=device), on_cpu)
 
     return kept
 
 
 @constant
-def code_map(kind: str, device: torch.device) -> Tensor:
+def code_map(kind: str) -> Tensor:
     """The values that codes stand for, ascending, (256,) in fp32.
 
     They are 0, 1 and, in decade i = 0 … 6 from 10⁻⁷ to 1, the middles of 2ⁱ cells, with both signs; unsigned 2ⁱ⁺¹.
@@ -44,17 +55,17 @@ def code_map(kind: str, device: torch.device) -> Tensor:
         edges = torch.linspace(0.1, 1, 2 ** (decade + (kind == UNSIGNED)) + 1)
         middles = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (decade + 1 - DECADES)
         values += [middles] if kind == UNSIGNED else [middles, -middles]
-    return torch.cat(values).sort().values.to(device)
+    return torch.cat(values).sort().values
 
 
 @constant
-def borders(kind: str, device: torch.device) -> Tensor:
+def borders(kind: str) -> Tensor:
     """The 255 places where the nearest code changes; a value on a border belongs to the code below it."""
-    values = code_map(kind, torch.device("cpu"))
+    values = code_map(kind)
     middles = (values[:-1] + values[1:]) / 2
     if kind == UNSIGNED:
         middles[0] = 0.0  # whatever is above 0 has code 1 at least
-    return middles.to(device)
+    return middles
 
 
 @constant
@@ -67,10 +78,10 @@ def shortcut(kind: str) -> tuple[Tensor, Tensor]:
     patterns = torch.arange(1 << 16, dtype=torch.int32) << 16
     ends = torch.stack([patterns.view(torch.float32), (patterns | 0xFFFF).view(torch.float32)])
     ends = ends.where(ends.isfinite().all(0), 0.0).sort(dim=0).values  # negative values shrink as their bits grow
-    first, last = (torch.bucketize(end, borders(kind, torch.device("cpu")), out_int32=True) for end in ends)
+    first, last = (torch.bucketize(end, borders(kind), out_int32=True) for end in ends)
     if (last - first).max() > 1:
         raise AssertionError(f"two borders of the {kind} map share their upper 16 bits")
-    border = borders(kind, torch.device("cpu"))[first.clamp(max=254)]
+    border = borders(kind)[first.clamp(max=254)]
     return first.to(torch.uint8), border.where(last > first, torch.inf)
 
 

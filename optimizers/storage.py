@@ -85,7 +85,7 @@ class EightBits(FullPrecision):
         codes, scale = cut(state[name], part), state.get(name + SCALE)
         if scale is None:
             return codes
-        return dequantize(codes, scale[self.blocks(part)], moment.kind, self.block_size).to(dtype)
+        return dequantize(codes, cut(scale, self.blocks(part)), moment.kind, self.block_size).to(dtype)
 
     def store(
         self, state: dict[str, Any], name: str, moment: Moment, value: Tensor, key: Key, part: slice = WHOLE
@@ -93,7 +93,7 @@ class EightBits(FullPrecision):
         if name + SCALE in state:
             codes, scale = quantize(value, moment.kind, self.block_size)
             cut(state[name], part).copy_(codes)
-            state[name + SCALE][self.blocks(part)] = scale
+            cut(state[name + SCALE], self.blocks(part)).copy_(scale)
 
     def blocks(self, part: slice) -> slice:
         """The blocks that a part of the elements covers."""
@@ -115,7 +115,7 @@ FULL_PRECISION, BFLOAT16 = FullPrecision(), BFloat16()
 
 def cut(x: Tensor, part: slice) -> Tensor:
     """`x` itself, or a part of the flattened (contiguous) `x`; a view in both cases."""
-    return x if part == WHOLE else x.view(-1)[part]
+    return x if part == WHOLE else x.view(-1).narrow(0, part.start, part.stop - part.start)
 
 
 def write_back(resting: Tensor, value: Tensor, key: Key, begin: int = 0) -> None:
