@@ -24,22 +24,13 @@ UPPER = 1 if sys.byteorder == "little" else 0  # which half of a float holds its
 
 
 def constant(build: Callable[[str], Any]) -> Callable[..., Any]:
-    """Build once for each kind and device, and keep; real tensors, on the CPU, even while fake ones are in force.
-
-    Fake tensors on another device, which need not be there, meet a fake copy, which is not kept.
-    """
+    """Build once on the CPU, copy once to each device, and keep; real tensors even while fake ones are in force."""
 
     @cache
-    def real(kind: str, device: torch.device) -> Any:
-        return tree_map(lambda x: x.to(device), build(kind) if device == CPU else real(kind, CPU))
-
     @wraps(build)
     def kept(kind: str, device: torch.device = CPU) -> Any:
-        with unset_fake_temporarily() as fake:
-            if fake is None or device == CPU:
-                return real(kind, device)
-            on_cpu = real(kind, CPU)
-        return tree_map(lambda x: torch.empty(x.shape, dtype=x.dtype, device=device), on_cpu)
+        with unset_fake_temporarily():
+            return tree_map(lambda x: x.to(device), build(kind) if device == CPU else kept(kind))
 
     return kept
 
