@@ -2,6 +2,7 @@
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from measure.memory import Ledger, ledger
 
@@ -20,24 +22,49 @@ STEPS = 2  # some optimizers only look at the first gradient and allocate at the
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the optimizer will hold, and how often its step reads a value back to the host."""
+    """What the optimizer will hold, how often its step reads a value back to the host, and what the step needs beside.
+
+    `transient_bytes` is the most that is allocated during a step beyond what is left after it.
+    """
 
     ledger: Ledger
     host_reads: int
+    transient_bytes: int
 
 
-class AnswerHostReads(TorchDispatchMode):
-    """Answers each read of a fake tensor's value with 1, where fake tensors alone would stop, and counts them."""
+class FakeRun(TorchDispatchMode):
+    """Watches operations on fake tensors: what is read back to the host, and how many bytes live at once.
+
+    A read of a fake tensor's value, where fake tensors alone would stop, is answered with 1 and counted.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads = 0
+        self.reads = self.live = self.peak = 0
+        self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             self.reads += 1
             return 1
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                self._follow(tensor.untyped_storage())
+        return made
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage from the operation that made it until it is freed."""
+        identity, size = storage._cdata, storage.nbytes()
+        if identity not in self._seen:
+            self._seen.add(identity)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, identity, size)
+
+    def _forget(self, identity: int, size: int) -> None:
+        self._seen.discard(identity)
+        self.live -= size
 
 
 def predict(
@@ -45,20 +72,26 @@ def predict(
     parameters: Iterable[tuple[str, Tensor]],
     sparse: bool = False,
     closure: bool = False,
+    device: torch.device | None = None,
 ) -> Prediction:
-    """Step `build(named parameters)` on fake copies of `parameters`; raises what the optimizer's own code raises."""
+    """Step `build(named parameters)` on fake copies of `parameters`, on `device` where they are on none themselves.
+
+    Raises what the optimizer's own code raises.
+    """
     loss = (lambda: torch.empty(()),) if closure else ()
-    shapes = [(name, p.shape, p.dtype, p.device) for name, p in parameters if p.requires_grad]
-    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), AnswerHostReads() as answers:
+    shapes = [(name, p.shape, p.dtype, device or p.device) for name, p in parameters if p.requires_grad]
+    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), FakeRun() as watched:
         named = [(name, nn.Parameter(torch.empty(s, dtype=dtype, device=device))) for name, s, dtype, device in shapes]
         optimizer = build(named)
         to_mode(optimizer, "train")
-        built = answers.reads
+        built, transient = watched.reads, 0
         for _ in range(STEPS):
             for _, p in named:
                 p.grad = no_rows(p) if sparse else torch.empty_like(p)
+            watched.peak = watched.live
             optimizer.step(*loss)
-        return Prediction(ledger(optimizer), (answers.reads - built) // STEPS)
+            transient = max(transient, watched.peak - watched.live)
+        return Prediction(ledger(optimizer), (watched.reads - built) // STEPS, transient)
 
 
 def no_rows(p: Tensor) -> Tensor:

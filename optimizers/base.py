@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypedDict, Unpack
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
 from optimizers.quantize import code_map
@@ -19,10 +20,9 @@ from optimizers.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, s
 
 __all__ = ["SIGNED", "UNSIGNED", "Common", "Moment", "Shell", "Unpack"]
 
-# Elementwise rules work through a big tensor in parts: on a CPU all temporaries of a part stay in its caches, on a GPU
-# they are bounded. In multiples of every sensible block size.
-PART_SIZE = {"cpu": 1 << 17}
-LARGEST_PART = 1 << 24
+# Elementwise rules work through a big tensor in parts of so many elements: on a CPU all temporaries of a part stay in
+# its caches, on a GPU they are bounded.
+CPU_PART, GPU_PART = 1 << 17, 1 << 24
 
 
 class Common(TypedDict, total=False):
@@ -173,7 +173,10 @@ class Shell(Optimizer):
 
     def parts(self, p: Tensor, group: dict[str, Any]) -> Iterator[slice]:
         """The parts of the flattened `p` to work on in turn, cut between blocks; or the whole of it, in its shape."""
-        most = PART_SIZE.get(p.device.type, LARGEST_PART)
+        cached = p.device.type == "cpu" and not isinstance(
+            p, FakeTensor
+        )  # a plan is made for a GPU, wherever it is made
+        most = CPU_PART if cached else GPU_PART
         size = max(most // group["block_size"], 1) * group["block_size"]
         flat = p.is_contiguous() and p.grad.is_contiguous()  # type: ignore[union-attr]
         if not (self.elementwise and flat and p.numel() > size):

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_map
 
 SIGNED, UNSIGNED = "signed", "unsigned"
+ZERO_CODE = {SIGNED: 127, UNSIGNED: 0}
 CPU = torch.device("cpu")
 DECADES = 7
 SMALLEST = torch.finfo(torch.float32).tiny  # of a scale: a block of zeros must not be divided by 0

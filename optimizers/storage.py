@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimizers.quantize import SIGNED, UNSIGNED, dequantize, quantize
+from optimizers.quantize import SIGNED, UNSIGNED, ZERO_CODE, dequantize, quantize
 
 __all__ = ["SIGNED", "UNSIGNED", "WHOLE", "Key", "Moment", "storage_of"]
 
@@ -77,9 +77,9 @@ class EightBits(FullPrecision):
     def zeros(self, name: str, moment: Moment, p: Tensor) -> dict[str, Tensor]:
         if moment.exact or moment.shape.numel() < self.min_8bit_size:
             return super().zeros(name, moment, p)
-        zeros = torch.zeros(moment.shape, dtype=torch.float32, device=p.device)
-        codes, scale = quantize(zeros, moment.kind, self.block_size)
-        return {name: codes.clone(), name + SCALE: scale}  # without the room that filled the last block
+        codes = torch.full(moment.shape, ZERO_CODE[moment.kind], dtype=torch.uint8, device=p.device)
+        blocks = -(-moment.shape.numel() // self.block_size)
+        return {name: codes, name + SCALE: torch.zeros(blocks, dtype=torch.float32, device=p.device)}
 
     def load(self, state: dict[str, Any], name: str, moment: Moment, dtype: torch.dtype, part: slice = WHOLE) -> Tensor:
         codes, scale = cut(state[name], part), state.get(name + SCALE)
