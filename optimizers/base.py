@@ -22,7 +22,7 @@ __all__ = ["SIGNED", "UNSIGNED", "Common", "Moment", "Shell", "Unpack"]
 
 # Elementwise rules work through a big tensor in parts of so many elements: on a CPU all temporaries of a part stay in
 # its caches, on a GPU they are bounded.
-CPU_PART, GPU_PART = 1 << 17, 1 << 24
+CPU_PART, GPU_PART = 1 << 17, 1 << 22
 
 
 class Common(TypedDict, total=False):
