@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf import Refused
+from conf.check import parts_of
 from conf.child import estimate, identify, look, make
-from conf.compose import PARTS, Config, compose
+from conf.compose import Config, compose
 from measure.environment import scrub
 from measure.isolate import run_isolated
 from measure.record import VOLATILE, Place, read_records, run_id, slug
@@ -96,7 +97,8 @@ def ask(question: Callable[..., None], configs: list[Config]) -> tuple[Config, d
     Raises Refused for what cannot be. Where a class ends the child that looks at it, its own run will tell why, and
     another child goes on with the rest.
     """
-    parts = {key(part, config): (part, config[part], bool(config["replay"])) for config in configs for part in PARTS}
+    named = [(part, spec, bool(config["replay"])) for config in configs for part, spec in parts_of(config)]
+    parts = {key(part, spec): (part, spec, replayed) for part, spec, replayed in named}
     limits = [config["limit_seconds"] for config in configs]
     limit = None if None in limits or not limits else max(limits)
     first: Config = {}
@@ -119,9 +121,9 @@ def ask(question: Callable[..., None], configs: list[Config]) -> tuple[Config, d
     return first, known
 
 
-def key(part: str, config: Config) -> str:
-    """A text that is the same for the same optimizer or workload."""
-    return f"{part} {json.dumps(config[part], sort_keys=True)}"
+def key(part: str, spec: Config) -> str:
+    """A text that is the same for the same optimizer, workload or baseline."""
+    return f"{part} {json.dumps(spec, sort_keys=True)}"
 
 
 def last_line(path: Path) -> str:
@@ -134,13 +136,13 @@ def job_of(config: Config, machine: Config, known: dict[str, Config]) -> Job:
     """The run that a configuration stands for, with its identity."""
     if machine["device"] is None:
         raise Refused("device=cuda: torch sees no CUDA device here; use device=cpu")
-    optimizer, workload = (known[key(part, config)] for part in PARTS)
+    answers = {part: known[key(part, spec)] for part, spec in parts_of(config)}
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     same = {name: value for name, value in stored.items() if name not in VOLATILE}
-    same["optimizer"] = {name: value for name, value in config["optimizer"].items() if name != "about"}
-    said = config["optimizer"].get("about") or {}
-    same["about"] = {name: said[name] for name in TREATMENT if name in said}
-    identities = [answer.get("identity", answer) for answer in (optimizer, workload)]
+    same["optimizer"], same["about"] = essence(config["optimizer"])
+    if "baseline" in answers:  # where it is measured it makes another run, as it does not where reports look it up
+        same["measure"] = same["measure"] | {"baseline": essence(same["measure"]["baseline"])}
+    identities = [answer.get("identity", answer) for answer in answers.values()]
     run = run_id([same, machine["device_name"], machine["environment"]["packages"].get("torch"), identities])
     names = config["choices"]
     place = Place(
@@ -163,13 +165,20 @@ def job_of(config: Config, machine: Config, known: dict[str, Config]) -> Job:
             "dtype": config["dtype"],
             "command": scrub(config["command"]),
             "config": stored,
-            "data": workload.get("identity", {}).get("data", {}),
+            "data": answers["workload"].get("identity", {}).get("data", {}),
             "environment": machine["environment"],
         },
         config_yaml=yaml_of(stored),
         limit_seconds=config["limit_seconds"],
         rerun=config["rerun"],
     )
+
+
+def essence(spec: Config) -> tuple[Config, Config]:
+    """An optimizer's arguments, and of what is said about it that which decides how it is run."""
+    said = spec.get("about") or {}
+    arguments = {name: value for name, value in spec.items() if name != "about"}
+    return arguments, {name: said[name] for name in TREATMENT if name in said}
 
 
 def yaml_of(config: Config) -> str:
@@ -185,7 +194,7 @@ def show(jobs: list[Job]) -> int:
     seconds = {like(result): result["time"]["wall"] for result in earlier if result.get("time")}
     estimates: dict[str, Config] = {}  # seeds share theirs
     for job in jobs:
-        same = " ".join(key(part, job.payload["config"]) for part in PARTS) + job.known["dtype"]
+        same = " ".join(key(part, spec) for part, spec in parts_of(job.payload["config"])) + job.known["dtype"]
         if same not in estimates:
             answer = run_isolated(estimate, job.payload, None).result
             estimates[same] = answer or {"unknown": "looking at it ends the process"}

@@ -26,7 +26,7 @@ from conf.check import ABOUT, nearest
 from workloads.base import Workload, content_hash, packaged
 
 Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
-KINDS: dict[str, type] = {"optimizer": Optimizer, "workload": Workload}
+KINDS: dict[str, type] = {"optimizer": Optimizer, "baseline": Optimizer, "workload": Workload}
 # Top-level package → the distribution to install; the only targets that a replayed configuration may name.
 PEERS = {
     "bitsandbytes": "bitsandbytes",
@@ -102,7 +102,7 @@ def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
         if known is not None and key not in known:
             raise Refused(f"{part}.{key}: {cls.__name__} takes no such argument{nearest(key, known)}")
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    for name in needed[1:] if part == "optimizer" else needed:
+    for name in needed if part == "workload" else needed[1:]:
         if name not in given:
             raise Refused(f"{part}.{name} must be given: {cls.__name__} has no default for it; +{part}.{name}=…")
 
@@ -118,9 +118,9 @@ def accepted(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
     return names
 
 
-def optimizer_builder(spec: dict[str, Any], listed_only: bool = False) -> Build:
+def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str = "optimizer") -> Build:
     """A function from (name, parameter) pairs to the optimizer."""
-    cls, named = resolve("optimizer", spec, listed_only), about(spec)["parameters"] == "named"
+    cls, named = resolve(part, spec, listed_only), about(spec)["parameters"] == "named"
 
     def build(parameters: Sequence[tuple[str, Tensor]]) -> Optimizer:
         return cls(parameters if named else [p for _, p in parameters], **arguments(spec))

@@ -69,10 +69,13 @@ RULES = {
     "dry": FLAG,
     "runs_dir": TEXT,
     "workload.target": maybe((is_number, "a number")),
-    "measure.kind": one_of("train", "overhead"),
+    "measure.kind": one_of("train", "overhead", "step"),
     "measure.sample_every": SAMPLING,
     "measure.pairs": whole(4),
     "measure.block_seconds": POSITIVE,
+    "measure.seconds": POSITIVE,
+    "measure.precision": POSITIVE,
+    "measure.delta": (lambda x: positive(x) and x < 1, "a number above 0 and below 1"),
 }
 
 
@@ -88,8 +91,15 @@ def check(config: dict[str, Any]) -> None:
     lr = config["optimizer"].get("lr")
     if lr is not None and not (isinstance(lr, (int, float)) and not isinstance(lr, bool) and lr >= 0):
         raise Refused(f"optimizer.lr must be a number of at least 0, not {_shown(lr)}")
-    for part in ("optimizer", "workload"):
-        check_part(part, config[part])
+    for part, spec in parts_of(config):
+        check_part(part, spec)
+
+
+def parts_of(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What a run builds from classes: optimizer, workload, and with measure=step the baseline's optimizer."""
+    measure = config["measure"]
+    against = [("baseline", measure.get("baseline") or {})] if measure["kind"] == "step" else []
+    return [*((part, config[part]) for part in ("optimizer", "workload")), *against]
 
 
 def check_name(name: Any) -> None:
@@ -110,10 +120,10 @@ def check_part(part: str, spec: dict[str, Any]) -> None:
         raise Refused(f"{part}._target_ must be given: the dotted path of a class, {part}._target_=package.Class")
     for path in nested_targets({key: value for key, value in spec.items() if key != "_target_"}):
         raise Refused(f"{part}.{path}: a class inside a class's arguments is not instantiated; pass plain values")
-    if part == "optimizer":
+    if part != "workload":
         for key in spec.get("about") or {}:
             if key not in ABOUT:
-                raise Refused(f"optimizer.about.{key}: no such key{nearest(key, ABOUT)}")
+                raise Refused(f"{part}.about.{key}: no such key{nearest(key, ABOUT)}")
 
 
 def nested_targets(value: Any, path: str = "") -> Iterable[str]:

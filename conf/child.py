@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from conf import Refused, Unsupported
+from conf.check import parts_of
 
 Send = Callable[[Any], None]
-Part = tuple[str, dict[str, Any], bool]  # optimizer or workload, its configuration, from a replayed record
+Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its configuration, from a replayed record
 
 
 def identify(parts: list[Part], device: str, send: Send) -> None:
@@ -94,6 +95,8 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
     workload = build_workload(config["workload"], listed_only)
     check_pair(config, about(config["optimizer"]), workload)
     settings = settings_of(config, payload["device"])
+    if config["measure"]["kind"] == "step":
+        return _compare_steps(config, listed_only, workload, settings, send)
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
         if config["measure"]["kind"] == "overhead":
             from measure.overhead import overhead
@@ -112,11 +115,37 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
         return blocks | {"gpu": watch.summary(), "compiled": compiled()}
 
 
+def _compare_steps(
+    config: dict[str, Any], listed_only: bool, workload: Any, settings: Any, send: Send
+) -> dict[str, Any]:
+    """The record's blocks for measure=step; raises Unsupported where the baseline cannot be run here."""
+    from conf.build import about, optimizer_builder
+    from measure.contestant import Side
+    from measure.step import BASELINE, CANDIDATE, compare_steps
+
+    names = {"optimizer": config["choices"]["optimizer"], "baseline": config["baseline"]}
+    specs = {part: spec for part, spec in parts_of(config) if part in names}
+    sides = {}
+    for part, spec in specs.items():
+        said = about(spec)
+        if part == "baseline" and (reason := workload.unsuitable(said)):
+            raise Unsupported(f"baseline={names[part]}: {reason}; choose another baseline")
+        try:
+            build = optimizer_builder(spec, listed_only, part)
+        except Unsupported as reason:
+            raise Unsupported(f"{part}={names[part]}: {reason}") from reason
+        side = Side(names[part], build, said["closure"], bool(said["hessian_every"]), said["roles"])
+        sides[CANDIDATE if part == "optimizer" else BASELINE] = side
+    return compare_steps(workload, sides, settings, config["measure"], send) | {"compiled": compiled()}
+
+
 def check_pair(config: dict[str, Any], optimizer: dict[str, Any], workload: Any) -> None:
     """Raise Unsupported where this optimizer cannot train this workload."""
     reason = workload.unsuitable(optimizer)
     if reason:
         raise Unsupported(reason)
+    if config["measure"]["kind"] == "step":
+        return  # no training: neither curvature nor a norm is asked for
     if optimizer["hessian_every"]:
         raise Unsupported("it estimates curvature (about.hessian_every), which the run loop does not drive yet")
     if config["clip_norm"] is not None and workload.gradients == "sparse":
@@ -136,7 +165,7 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
         **{name: config[name] for name in names},
         device=device,
         dtype=getattr(torch, config["dtype"]),
-        sample_every=config["measure"]["sample_every"],
+        sample_every=config["measure"].get("sample_every", "auto"),
         closure=optimizer["closure"],
         roles=optimizer["roles"],
     )

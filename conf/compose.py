@@ -2,13 +2,16 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf import CONF, Refused
 from conf.check import check
 from conf.explain import explain
+from conf.shapes import parse_shapes
 from measure.isolate import warm_up
 from measure.record import VOLATILE
 
@@ -76,10 +79,14 @@ def plan(cfg: "DictConfig", typed: str) -> Config:
     config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     chosen = HydraConfig.get().runtime.choices
     if config["replay"]:
-        check_alone(HydraConfig.get().overrides.task)
-        config = recorded(Path(config["replay"])) | {name: config[name] for name in VOLATILE if name != "choices"}
+        again = recorded(Path(config["replay"]))
+        free = tuple(name for name in VOLATILE if name != "choices" and (name != "baseline" or not _is_step(again)))
+        check_alone(HydraConfig.get().overrides.task, free)
+        config = again | {name: config[name] for name in free}
     else:
         config["choices"] = {"optimizer": chosen["optimizer"], "workload": chosen["workload"]}
+        if _is_step(config):
+            prepare_step(config, HydraConfig.get().overrides.task)
     for part in PARTS:
         spec = {name: value for name, value in config[part].items() if value != "???"}
         if "_target_" not in spec and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -92,12 +99,54 @@ def plan(cfg: "DictConfig", typed: str) -> Config:
     return config | {"command": typed}
 
 
-def check_alone(overrides: Iterable[str]) -> None:
+def _is_step(config: Config) -> bool:
+    return (config.get("measure") or {}).get("kind") == "step"
+
+
+def prepare_step(config: Config, overrides: Iterable[str]) -> None:
+    """For measure=step: compose the baseline's optimizer, and put given shapes in the workload's place."""
+    if isinstance(config["baseline"], str) and config["baseline"]:  # `check` refuses what is not
+        config["measure"]["baseline"] = dict(optimizer_named(config["baseline"]))
+    if config["measure"]["shapes"] is None:
+        return
+    for one in overrides:
+        if one.lstrip("+~").startswith(("workload=", "workload.", "workload@")):
+            raise Refused(f"{one}: measure.shapes stands in the workload's place; give one of the two")
+    shapes = parse_shapes(config["measure"]["shapes"])
+    config["choices"]["workload"] = "shapes"
+    config["workload"] = {"_target_": "workloads.shapes.Shapes", "_convert_": "all", "shapes": shapes, "steps": 1}
+
+
+@cache
+def optimizer_named(name: str) -> Config:
+    """The configuration of `optimizer=name`, for the baseline; raises Refused where there is none."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    # In a launcher's worker Hydra is not set up, and only our own files are found.
+    ready = GlobalHydra.instance().is_initialized()
+    try:
+        with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra_compose("bench", [f"optimizer={name}"]).optimizer
+            whole: Config = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(f"baseline: {explain(error)}") from error
+    spec = {key: value for key, value in whole.items() if value != "???"}
+    if "_target_" not in spec:
+        raise Refused(f"baseline={name} names no class; a baseline of your own is a file in --config-dir")
+    return spec
+
+
+def check_alone(overrides: Iterable[str], free: Sequence[str]) -> None:
     """A run made again is the run that it was: beside `replay` only what does not make another run can be said."""
     for one in overrides:
         key = one.lstrip("+~").partition("=")[0]
-        if key not in VOLATILE:
-            raise Refused(f"{one}: replay makes a run again as it was; beside it only {', '.join(VOLATILE[:-1])}")
+        if key not in free:
+            raise Refused(f"{one}: replay makes a run again as it was; beside it only {', '.join(free)}")
 
 
 def recorded(folder: Path) -> Config:
