@@ -31,6 +31,7 @@ CONFIDENCE = 0.99  # at 0.9 a noisy machine would call one pair of equals in fif
 NOT_MEASURED = "measure=step makes no training step"
 ON_CPU = "On a CPU the step has ended when step() returns: host and device time are the same."
 ORDINARY = "estimates curvature every some steps; these are its ordinary steps alone."
+CACHED = "works on no more than the cache holds: its share of the copy can pass 1."
 UNEVEN = 1.1  # mean over median of the seconds a step, from which the median does not tell the whole cost
 
 
@@ -173,21 +174,20 @@ def _predicted(side: Side, model: nn.Module, sparse: bool) -> tuple[int | None, 
         return None, missing | {"memory.predicted_state_bytes": reason}
 
 
-def _notes(both: Mapping[str, Contestant], parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What must be said beside the figures."""
-    notes = [ON_CPU] if both[CANDIDATE].device.type == "cpu" else []
-    notes += [f"{one.side.name} {ORDINARY}" for one in both.values() if one.side.hessian]
-    for part in parts.values():
-        over = part["mean_seconds"] / part["seconds"]["median"]
-        if over > UNEVEN:
-            notes.append(
-                f"{part['optimizer']}: the mean step is {over:.2f} times the median one, be it from noise or from work "
-                "that it does now and then; ratio and verdict are of the median."
-            )
-    inside = [part["optimizer"] for part in parts.values() if part["fits_in_cache"]]
-    if inside:
-        notes.append(f"The cache holds all that {' and '.join(inside)} work on: the share of copy can pass 1.")
-    return notes
+def _notes(both: Mapping[str, Contestant], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What must be said beside the figures, by topic."""
+    said = {
+        "clock": [ON_CPU] if both[CANDIDATE].device.type == "cpu" else [],
+        "curvature": [f"{one.side.name} {ORDINARY}" for one in both.values() if one.side.hessian],
+        "cache": [f"{part['optimizer']} {CACHED}" for part in parts.values() if part["fits_in_cache"]],
+        "uneven": [
+            f"{part['optimizer']}: the mean step is {over:.2f} times the median one, from noise or from work that it "
+            "does now and then; ratio and verdict are of the median."
+            for part in parts.values()
+            if (over := part["mean_seconds"] / part["seconds"]["median"]) > UNEVEN
+        ],
+    }
+    return {topic: " ".join(dict.fromkeys(words)) for topic, words in said.items() if words}
 
 
 def in_short(parameters: Sequence[Tensor]) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from measure.record import Record
 from reports.comparison import MB
-from reports.group import Group, Setting, at, settings
+from reports.group import Group, Setting, at, class_of, settings
+from reports.steps import optimizer_steps
 from reports.table import DASH, Cell, Table, number, percent
 
 # What document 002 prints for Adam on f(x) = x⁴ + 3x³ + 2 from 3 with lr 0.1: epoch → (x, f).
@@ -60,7 +61,7 @@ def _is_trace(record: Record) -> bool:
     config = record.result.get("config") or {}
     workload = config.get("workload") or {}
     same = {"polynomial": [1, 3, 0, 0, 2], "start": 3.0, "dimension": 1}
-    right = record.result["workload"] == "toy" and _class(record) == "Adam" and at(config, "optimizer", "lr") == 0.1
+    right = record.result["workload"] == "toy" and class_of(record) == "Adam" and at(config, "optimizer", "lr") == 0.1
     return right and all(workload.get(key) == value for key, value in same.items()) and config.get("record_every") == 1
 
 
@@ -120,7 +121,7 @@ def _layer_row(group: Group, full: int) -> list[Cell]:
 
 def sparse_vs_dense(records: Sequence[Record]) -> Table | None:
     """Adam on dense and SparseAdam on sparse gradients of the same tables, growing."""
-    adams = [r for r in records if r.result["workload"] == "embedding" and _class(r) in ADAMS]
+    adams = [r for r in records if r.result["workload"] == "embedding" and class_of(r) in ADAMS]
     both = [setting for setting in settings(adams) if {_is_sparse(r) for r in setting.records} == {True, False}]
     rows = [_sparse_row(group, setting) for setting in sorted(both, key=_rows) for group in setting.groups]
     notes = [
@@ -129,10 +130,6 @@ def sparse_vs_dense(records: Sequence[Record]) -> Table | None:
     ]
     title = "sparse_vs_dense: Adam and SparseAdam on growing tables (document 003)"
     return Table("sparse_vs_dense", title, SPARSE_COLUMNS, rows, notes) if rows else None
-
-
-def _class(record: Record) -> str:
-    return str(record.result.get("optimizer_target")).rpartition(".")[2]
 
 
 def _is_sparse(record: Record) -> bool:
@@ -203,5 +200,6 @@ TABLES: tuple[Callable[[Sequence[Record]], Table | None], ...] = (
     toy_trace,
     layer_memory,
     sparse_vs_dense,
+    optimizer_steps,
     monitor_overhead,
 )

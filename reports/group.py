@@ -23,6 +23,7 @@ CHECKS = {
     "parameters_moved": "a parameter that should train never moved",
     "frozen_unchanged": "a frozen parameter moved",
     "finite": "a parameter is not finite",
+    "baseline_sound": "the baseline's parameters did not move, or are not finite",
 }
 
 
@@ -78,6 +79,11 @@ def at(result: Any, *path: str) -> Any:
     for key in path:
         result = result.get(key) if isinstance(result, dict) else None
     return result
+
+
+def class_of(record: Record) -> str:
+    """The optimizer's class, without its module."""
+    return str(record.result.get("optimizer_target")).rpartition(".")[2]
 
 
 def doubts(record: Record) -> list[str]:
@@ -161,14 +167,14 @@ def shortened(value: Any, whole: bool = False) -> str:
 
 
 def _setting(label: str, conditions: dict[str, Any], records: list[Record]) -> Setting:
-    groups = _groups(records)
+    groups = groups_of(records)
     wanted = records[0].result["config"].get("baseline")
     named = [group for group in groups if group.records[0].result["optimizer"] == wanted]
     baseline = named[0] if len(named) == 1 and named[0].ok and not any(map(doubts, named[0].ok)) else None
     return Setting(label, conditions, tuple(groups), baseline, wanted)
 
 
-def _groups(records: Sequence[Record]) -> list[Group]:
+def groups_of(records: Sequence[Record]) -> list[Group]:
     """Split by optimizer and its arguments; where one name has several, the label says in what they differ."""
     members: dict[tuple[str, str], dict[Any, Record]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: str(record.result.get("finished") or "")):
