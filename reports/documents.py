@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from measure.record import Record
 from reports.comparison import MB
 from reports.group import Group, Setting, at, class_of, settings
+from reports.relative import relative_memory
 from reports.steps import optimizer_steps
 from reports.table import DASH, Cell, Table, number, percent
 
@@ -199,6 +200,7 @@ def _interval(part: dict) -> str:
 TABLES: tuple[Callable[[Sequence[Record]], Table | None], ...] = (
     toy_trace,
     layer_memory,
+    relative_memory,
     sparse_vs_dense,
     optimizer_steps,
     monitor_overhead,
