@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from measure.record import Record
 from reports.comparison import MB
+from reports.decay import weight_decay_curve
 from reports.group import Group, Setting, at, class_of, settings
 from reports.relative import relative_memory
 from reports.steps import optimizer_steps
@@ -202,6 +203,7 @@ TABLES: tuple[Callable[[Sequence[Record]], Table | None], ...] = (
     layer_memory,
     relative_memory,
     sparse_vs_dense,
+    weight_decay_curve,
     optimizer_steps,
     monitor_overhead,
 )
