@@ -22,7 +22,7 @@ MEMBERS = {
     "custom_adamw": ("custom_adamw", None),
 }
 OURS = "optimizers."
-PHASES = ("warming up", "after warm-up")
+PHASES = ("warm-up", "after")
 FREE = ("about", "warmup_steps", "lr")  # of an optimizer's configuration: its state is the same size
 Row = dict[str, list[Record]]  # by phase
 
@@ -42,10 +42,11 @@ def relative_memory(records: Sequence[Record]) -> Table | None:
     phases = [phase for phase in PHASES if any(phase in row for rows in shown.values() for row in rows.values())]
     columns = ["optimizer", "on", "status"]
     for phase in phases:
-        columns += [f"B/parameter, {phase}", f"of 32-bit CameAMP's, {phase}", f"of its 32-bit form's, {phase}"]
+        columns += [f"{phase}: B/parameter", f"{phase}: of CameAMP", f"{phase}: of own 32-bit"]
     made = [_cells(key, label, shown[label], phases) for label in sorted(shown) for key in _ordered(shown[label])]
     notes = [
-        "State bytes a parameter after the last step of a run; a run is warming up while its steps are fewer than its "
+        "State bytes a parameter after the last step of a run, in per cent of 32-bit Automagic_CameAMP's and of the "
+        "optimizer's own 32-bit form. A run is warming up while its steps are fewer than its "
         "optimizer's warmup_steps, and some state goes when they are made. Optimizers without such phases stand in "
         "both. Document 001 prints one percentage each, of 32-bit Automagic_CameAMP, and does not say for which "
         "tensors or in which phase. 8-bit forms keep small tensors in 32 bits."

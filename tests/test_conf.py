@@ -16,6 +16,7 @@ from torch import nn
 from conf import CONF, Refused, Unsupported
 from conf.build import LISTED, PEERS, about, accepted, arguments, check_arguments, identity, optimizer_builder, resolve
 from conf.check import ABOUT, check, check_name, nearest
+from conf.compose import prepare_step
 from tests.conftest import PROJECT, composed, names
 
 OPTIMIZERS = [name for name in names("optimizer") if name != "any"]
@@ -80,6 +81,8 @@ def test_every_experiment_is_a_sweep(name: str) -> None:
 @pytest.mark.parametrize("name", names("measure"))
 def test_every_measure_is_known(name: str) -> None:
     config = composed(f"measure={name}")
+    if name == "step":
+        prepare_step(config, [])
     check(config)
     assert config["measure"]["kind"] == name
 

@@ -112,13 +112,13 @@ def test_relative_memory_has_both_phases_and_both_references(tmp_path: Path) -> 
     assert list(rows) == [*family, "adamw"]
     full, small, wide = (rows[f"automagic_cameamp{end}"] for end in ("", "8bit", "_coptim8bit"))
     assert full["on"] == "layer 1024×1024, 1,048,576 parameters, float32, cpu"
-    assert (full["B/parameter, warming up"], full["B/parameter, after warm-up"]) == ("21.00", "16.00")
-    assert small["of 32-bit CameAMP's, warming up"] == small["of its 32-bit form's, warming up"] == "25.0 %"
-    assert small["of 32-bit CameAMP's, after warm-up"] == "–", "there is no such run"
-    assert (wide["of 32-bit CameAMP's, warming up"], wide["of its 32-bit form's, warming up"]) == ("50.0 %", "25.0 %")
+    assert (full["warm-up: B/parameter"], full["after: B/parameter"]) == ("21.00", "16.00")
+    assert small["warm-up: of CameAMP"] == small["warm-up: of own 32-bit"] == "25.0 %"
+    assert small["after: of CameAMP"] == "–", "there is no such run"
+    assert (wide["warm-up: of CameAMP"], wide["warm-up: of own 32-bit"]) == ("50.0 %", "25.0 %")
     assert wide["status"] == "error, ok"
     assert (full["printed"], small["printed"], wide["printed"]) == ("100 %", "~25 %", "~30 %")
-    assert rows["adamw"]["of 32-bit CameAMP's, after warm-up"] == "50.0 %"
+    assert rows["adamw"]["after: of CameAMP"] == "50.0 %"
     assert "relative_memory: " in build(tmp_path).read_text()
 
 
@@ -128,9 +128,9 @@ def test_relative_memory_takes_one_phase_a_class_name_and_variants(tmp_path: Pat
     write(tmp_path, state_of("optimizers.Automagic_CameAMP", 20.0, **target))
     write(tmp_path / "b", state_of("optimizers.Automagic_CameAMP", 5.0, **small))
     rows = rows_of(relative_memory(read_records(tmp_path)))
-    assert [row["of 32-bit CameAMP's, warming up"] for row in rows] == ["25.0 %", "100.0 %"]
+    assert [row["warm-up: of CameAMP"] for row in rows] == ["25.0 %", "100.0 %"]
     assert rows[0]["optimizer"] == "automagic_cameamp (storage=8bit)"
-    assert "B/parameter, after warm-up" not in rows[0]
+    assert "after: B/parameter" not in rows[0]
     alone = write(tmp_path / "c", state_of("adamw", 8.0, warm_up=None))
     assert relative_memory(read_records(alone)) is None, "nothing of the family is there"
 
