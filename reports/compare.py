@@ -33,7 +33,7 @@ def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str]) ->
     notes = [
         f"A is {names[0]}: {'; '.join(_machines(a))}. B is {names[1]}: {'; '.join(_machines(b))}. Medians over "
         "finished runs; losses are paired by seed. These are separate runs, perhaps of separate machines: a ratio of "
-        "times near 1 says nothing (measure=overhead interleaves its runs)."
+        "times near 1 says nothing (measure=step interleaves its two sides)."
     ]
     return Table("compare", f"{names[0]} and {names[1]}", columns, rows, notes)
 

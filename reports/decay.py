@@ -34,7 +34,7 @@ def weight_decay_curve(records: Sequence[Record]) -> Table | None:
     ends = "; ".join(f"T={own[0]:g}, f={own[1]:g}: {_end(*own)}" for own in ordered)
     notes = [
         "Share of weight decay at step t: 100 % up to T (wd_transition_steps), then max(floor, f^((t − T)/T)) with "
-        "f = wd_decay_factor and floor = wd_min_ratio; worked out from the configurations of runs. The floor holds "
+        "f = wd_decay_factor and floor = wd_min_ratio; worked out from the configurations of runs. Floors: "
         f"{ends}.",
         "Document 004 prints 10 % from step 5000 on, against its own formula: 0.7⁴ = 24.0 % there, and 10 % only from "
         "step 7456.",

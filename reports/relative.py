@@ -68,7 +68,7 @@ def _problem(record: Record) -> str:
     shape = at(result, "config", "measure", "shapes") or at(result, "config", "workload", "shape")
     count = at(result, "parameters", "count")
     size = "×".join(map(str, shape)) if isinstance(shape, list) else shape or result.get("size")
-    counted = f"{count:,} parameters" if count else ""
+    counted = f"{count:,} parameters" if count and not shape else ""
     where = [str(result.get(key)) for key in ("dtype", "device")]
     return ", ".join(filter(None, (" ".join(filter(None, (result["workload"], size))), counted, *where)))
 

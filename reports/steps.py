@@ -8,8 +8,8 @@ from reports.group import at, doubts, groups_of
 from reports.table import DASH, Cell, Table, number, percent
 
 COLUMNS = (
-    *("optimizer", "baseline", "on", "dtype", "device", "status", "step ms", "baseline ms", "ratio", "verdict"),
-    *("pairs", "host ms", "first step ms", "B/parameter moved", "share of copy", "baseline's share"),
+    *("optimizer", "baseline", "on", "dtype", "device", "verdict", "ratio", "step ms", "baseline ms", "host ms"),
+    *("B/parameter moved", "share of copy", "baseline's share", "first step ms", "pairs", "status"),
 )
 HOST = COLUMNS.index("host ms")  # goes where there is no GPU: the host waits for every operation
 NOTES = (
@@ -72,21 +72,22 @@ def _row(label: str, problem: Sequence[str], record: Record) -> list[Cell]:
     result, doubtful = record.result, doubts(record)
     on, baseline, dtype, device = problem
     status = result["status"] + "".join(f"; INVALID: {doubt}" for doubt in doubtful)
-    ratio, word = at(result, "step", "ratio"), None if doubtful else at(result, "step", "verdict")
+    ratio, word = at(result, "step", "ratio"), "INVALID" if doubtful else at(result, "step", "verdict")
     low, high = at(result, "step", "low"), at(result, "step", "high")
     shown = DASH if ratio is None else f"{number(ratio, 3)} [{number(low, 3)}, {number(high, 3)}]"
     first, moved = at(result, "step", "candidate", "first_step"), at(result, "step", "candidate", "bytes_per_parameter")
     own = (record,)
     return [
-        *(Cell(text, text, own) for text in (label, baseline, on, dtype, device, status)),
-        *(_milliseconds(record, side, "seconds") for side in ("candidate", "baseline")),
-        Cell(ratio, shown, own),
+        *(Cell(text, text, own) for text in (label, baseline, on, dtype, device)),
         Cell(word, word or DASH, own),
-        Cell(at(result, "step", "pairs"), "", own),
+        Cell(ratio, shown, own),
+        *(_milliseconds(record, side, "seconds") for side in ("candidate", "baseline")),
         _milliseconds(record, "candidate", "host_seconds") if device == "cuda" else Cell(None),
-        Cell(first, number(None if first is None else first * 1e3, 3), own),
         Cell(moved, number(moved), own),
         *(_share(record, side) for side in ("candidate", "baseline")),
+        Cell(first, number(None if first is None else first * 1e3, 3), own),
+        Cell(at(result, "step", "pairs"), "", own),
+        Cell(status, status, own),
     ]
 
 

@@ -72,7 +72,7 @@ def test_a_step_that_failed_or_is_invalid_keeps_its_row_and_has_no_verdict(tmp_p
     assert rows["broken"]["status"] == "unsupported"
     assert rows["idle"]["status"] == "ok; INVALID: a parameter that should train never moved"
     assert "the baseline's parameters did not move" in rows["other"]["status"]
-    assert {row["verdict"] for row in rows.values()} == {"–"}
+    assert [rows[name]["verdict"] for name in ("idle", "other", "broken")] == ["INVALID", "INVALID", "–"]
     page = build(tmp_path).read_text()
     assert "never moved" in page.partition('id="failures"')[2].partition("</section>")[0]
 
@@ -111,7 +111,7 @@ def test_relative_memory_has_both_phases_and_both_references(tmp_path: Path) -> 
     family = [f"automagic_cameamp{end}" for end in ("", "8bit", "_coptim", "_coptim8bit")]
     assert list(rows) == [*family, "adamw"]
     full, small, wide = (rows[f"automagic_cameamp{end}"] for end in ("", "8bit", "_coptim8bit"))
-    assert full["on"] == "layer 1024×1024, 1,048,576 parameters, float32, cpu"
+    assert full["on"] == "layer 1024×1024, float32, cpu"
     assert (full["warm-up: B/parameter"], full["after: B/parameter"]) == ("21.00", "16.00")
     assert small["warm-up: of CameAMP"] == small["warm-up: of own 32-bit"] == "25.0 %"
     assert small["after: of CameAMP"] == "–", "there is no such run"
