@@ -22,7 +22,7 @@ from conf.compose import Config, compose
 from measure.environment import scrub
 from measure.isolate import run_isolated
 from measure.record import VOLATILE, Place, read_records, run_id, slug
-from measure.sweep import Job, exit_code, run_jobs
+from measure.sweep import Job, exit_code, planned, run_jobs
 
 SWEEP = "OPTIMETER_SWEEP"  # Hydra's own folder for a sweep: a temporary one
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
@@ -215,10 +215,7 @@ def like(known: Config) -> tuple:
 
 def in_words(found: Config) -> str:
     """The estimate of one run's memory, or why there is none."""
-    if "bytes" not in found:
-        return found.get("unsupported") or found["unknown"]
-    megabytes = {name: found[name] / 1e6 for name in ("bytes", "state_bytes")}
-    return "{bytes:.3g} MB of parameters, gradients and state, {state_bytes:.3g} of it state".format(**megabytes)
+    return found.get("unsupported") or found.get("unknown") or planned(found)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ RULES = {
     "dry": FLAG,
     "runs_dir": TEXT,
     "workload.target": maybe((is_number, "a number")),
-    "measure.kind": one_of("train", "overhead", "step"),
+    "measure.kind": one_of("train", "overhead", "step", "plan"),
     "measure.sample_every": SAMPLING,
     "measure.pairs": whole(4),
     "measure.block_seconds": POSITIVE,

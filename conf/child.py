@@ -95,6 +95,10 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
     workload = build_workload(config["workload"], listed_only)
     check_pair(config, about(config["optimizer"]), workload)
     settings = settings_of(config, payload["device"])
+    if config["measure"]["kind"] == "plan":
+        from measure.plan import plan
+
+        return plan(workload, build, settings)
     if config["measure"]["kind"] == "step":
         return _compare_steps(config, listed_only, workload, settings, send)
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
@@ -144,7 +148,7 @@ def check_pair(config: dict[str, Any], optimizer: dict[str, Any], workload: Any)
     reason = workload.unsuitable(optimizer)
     if reason:
         raise Unsupported(reason)
-    if config["measure"]["kind"] == "step":
+    if config["measure"]["kind"] in ("step", "plan"):
         return  # no training: neither curvature nor a norm is asked for
     if optimizer["hessian_every"]:
         raise Unsupported("it estimates curvature (about.hessian_every), which the run loop does not drive yet")
@@ -172,21 +176,16 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
 
 
 def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
-    """For `dry`: bytes of parameters, gradients and state, without data, gradients or a step; or why it cannot run."""
+    """For `dry`: the plan of a run, or why it cannot run."""
     from conf.build import about, build_workload, optimizer_builder
-    from measure.memory import parameter_counts
-    from measure.predict import predict
+    from measure.plan import plan
 
     config, listed_only = payload["config"], payload["listed_only"]
     try:
         build = optimizer_builder(config["optimizer"], listed_only)
         workload = build_workload(config["workload"], listed_only)
         check_pair(config, about(config["optimizer"]), workload)
-        model = workload.model().to(settings_of(config, payload["device"]).dtype)
-        counts = parameter_counts(model)
-        closure = about(config["optimizer"])["closure"]
-        state = predict(build, model.named_parameters(), workload.gradients == "sparse", closure).ledger.state_bytes
-        return {"parameters": counts["count"], "bytes": 2 * counts["bytes"] + state, "state_bytes": state}
+        return plan(workload, build, settings_of(config, payload["device"]))["plan"]
     except Unsupported as reason:
         return {"unsupported": str(reason)}
     except Exception as error:

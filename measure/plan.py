@@ -39,7 +39,7 @@ def plan(workload: Any, build: Build, settings: Settings) -> dict[str, Any]:
         "steps": 0,
         "parameters": parameter_counts(model),
         "memory": _memory(found, model),
-        "plan": needs(model, found, sparse),
+        "plan": needs(model, found, sparse, settings.device),
         "missing": missing,
     }
 
@@ -50,8 +50,8 @@ def skeleton(workload: Any, dtype: torch.dtype) -> nn.Module:
         return workload.model().to(dtype=dtype)
 
 
-def needs(model: nn.Module, found: Prediction, sparse: bool) -> dict[str, Any]:
-    """The record's `plan` block."""
+def needs(model: nn.Module, found: Prediction, sparse: bool, device: str) -> dict[str, Any]:
+    """The record's `plan` block; the transient is that of the code that runs on `device`."""
     gradients = 0 if sparse else tensor_bytes(p for p in model.parameters() if p.requires_grad)
     parts: dict[str, int] = {
         "parameter_bytes": tensor_bytes(model.parameters()),
@@ -64,6 +64,7 @@ def needs(model: nn.Module, found: Prediction, sparse: bool) -> dict[str, Any]:
     return {
         **parts,
         "gradient_bytes": None if sparse else gradients,
+        "device": device,
         "total_bytes": total,
         "optimizer_bytes": parts["state_bytes"] + parts["transient_bytes"],  # the most that another one can save
         "context_bytes": CONTEXT_BYTES,

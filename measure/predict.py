@@ -48,9 +48,10 @@ class FakeRun(TorchDispatchMode):
             self.reads += 1
             return 1
         made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                self._follow(tensor.untyped_storage())
+        if not any(result.alias_info for result in func._schema.returns):  # neither a view nor in place
+            for tensor in tree_leaves(made):
+                if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                    self._follow(tensor.untyped_storage())
         return made
 
     def _follow(self, storage: torch.UntypedStorage) -> None:

@@ -12,10 +12,9 @@ from typing import Any, NoReturn, TypedDict, Unpack
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
-from optimizers.quantize import code_map
+from optimizers.quantize import code_map, in_caches
 from optimizers.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
 
 __all__ = ["SIGNED", "UNSIGNED", "Common", "Moment", "Shell", "Unpack"]
@@ -173,10 +172,7 @@ class Shell(Optimizer):
 
     def parts(self, p: Tensor, group: dict[str, Any]) -> Iterator[slice]:
         """The parts of the flattened `p` to work on in turn, cut between blocks; or the whole of it, in its shape."""
-        cached = p.device.type == "cpu" and not isinstance(
-            p, FakeTensor
-        )  # a plan is made for a GPU, wherever it is made
-        most = CPU_PART if cached else GPU_PART
+        most = CPU_PART if in_caches(p) else GPU_PART
         size = max(most // group["block_size"], 1) * group["block_size"]
         flat = p.is_contiguous() and p.grad.is_contiguous()  # type: ignore[union-attr]
         if not (self.elementwise and flat and p.numel() > size):

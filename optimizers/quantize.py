@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._pytree import tree_map
 
 SIGNED, UNSIGNED = "signed", "unsigned"
@@ -77,9 +77,14 @@ def shortcut(kind: str) -> tuple[Tensor, Tensor]:
     return first.to(torch.uint8), border.where(last > first, torch.inf)
 
 
+def in_caches(x: Tensor) -> bool:
+    """Whether operations on `x` run on a CPU, to be chosen for its caches; fake tensors plan for a GPU."""
+    return x.device.type == "cpu" and not isinstance(x, FakeTensor)
+
+
 def nearest_code(x: Tensor, kind: str) -> Tensor:
     """The code of each element of fp32 `x` in [−1, 1], shape (blocks, block size), as uint8."""
-    if x.device.type != "cpu":
+    if not in_caches(x):
         return torch.bucketize(x, borders(kind, x.device), out_int32=True).to(torch.uint8)
     first, border = shortcut(kind)
     pattern = x.view(torch.uint16)[:, UPPER::2].long()

@@ -6,6 +6,7 @@ from measure.record import Record
 from reports.comparison import MB
 from reports.decay import weight_decay_curve
 from reports.group import Group, Setting, at, class_of, settings
+from reports.plans import memory_plan
 from reports.relative import relative_memory
 from reports.steps import optimizer_steps
 from reports.table import DASH, Cell, Table, number, percent
@@ -205,5 +206,6 @@ TABLES: tuple[Callable[[Sequence[Record]], Table | None], ...] = (
     sparse_vs_dense,
     weight_decay_curve,
     optimizer_steps,
+    memory_plan,
     monitor_overhead,
 )

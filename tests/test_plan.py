@@ -1,0 +1,108 @@
+"""Plans are what the runs will hold, to the byte, without allocating what they speak of."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conf.build import build_workload, optimizer_builder
+from conf.child import settings_of
+from measure.memory import ledger
+from measure.plan import CARDS, CONTEXT_BYTES, GIB, fits, plan, skeleton
+from measure.predict import predict
+from measure.run import Training
+from measure.sweep import planned
+from tests.conftest import composed
+
+PAIRS = [
+    *(("mlp", name) for name in ("adamw", "adamw8bit", "adafactor", "torch_adamw", "bnb_adamw8bit", "lion")),
+    *(("layer", name) for name in ("adam8bit", "torch_adafactor", "torch_muon", "hf_adafactor")),
+    *(("embedding", name) for name in ("sparse_adam", "adafactor_momentum")),
+    ("toy", "adam"),
+]
+
+
+def parts_of(workload: str, optimizer: str) -> tuple[Any, Any, Any]:
+    config = composed(f"workload={workload}", f"optimizer={optimizer}", "steps=2", "measure=plan")
+    sparse = {"sparse": True} if optimizer == "sparse_adam" else {}
+    spec = config["workload"] | (sparse if "sparse" in config["workload"] else {})
+    return build_workload(spec), optimizer_builder(config["optimizer"]), settings_of(config, "cpu")
+
+
+@pytest.mark.parametrize(("workload", "optimizer"), PAIRS, ids="-".join)
+def test_the_planned_state_is_the_runs_to_the_byte(workload: str, optimizer: str) -> None:
+    parts = parts_of(workload, optimizer)
+    blocks = plan(*parts)
+    training = Training(*parts)
+    training.run()
+    held = ledger(training.optimizer, training.model)
+    assert blocks["plan"]["state_bytes"] == held.state_bytes > 0
+    assert blocks["memory"]["by_role"] == held.by_role
+    assert blocks["memory"]["state_8bit_share"] == held.share_8bit
+    assert blocks["parameters"]["bytes"] == sum(p.numel() * p.element_size() for p in training.model.parameters())
+
+
+def test_the_sum_is_of_its_parts_and_sparse_gradients_are_not_guessed() -> None:
+    for optimizer, gradients in (("adam", True), ("sparse_adam", False)):
+        found = plan(*parts_of("embedding", optimizer))
+        block = found["plan"]
+        names = ("parameter_bytes", "buffer_bytes", "gradient_bytes", "state_bytes", "transient_bytes")
+        assert block["total_bytes"] == sum(block[name] or 0 for name in names)
+        assert (block["gradient_bytes"] == block["parameter_bytes"]) is gradients
+        assert ("plan.gradient_bytes" in found["missing"]) is not gradients
+
+
+def test_nothing_of_the_models_size_is_allocated() -> None:
+    class Huge:
+        gradients = "dense"
+
+        def model(self) -> nn.Module:
+            return nn.Linear(1 << 20, 1 << 20, bias=False)  # 4 TiB
+
+    assert all(p.is_meta for p in skeleton(Huge(), torch.float32).parameters())
+    block = plan(Huge(), lambda named: torch.optim.AdamW([p for _, p in named]), parts_of("toy", "adam")[2])["plan"]
+    assert block["parameter_bytes"] == 4 << 40
+    assert block["state_bytes"] == (8 << 40) + 4
+    assert not any(block["fits"].values())
+
+
+class Doubling(torch.optim.SGD):
+    """Needs four times the parameter for a moment, of which it gives half back before the end."""
+
+    def step(self, closure: Callable | None = None) -> None:
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["kept"] = torch.empty_like(p)
+            scratch = torch.cat([p.grad, p.grad])
+            del scratch
+            view = torch.cat([p.grad, p.grad, p.grad]).view(-1)
+            view.add_(1)
+
+
+def test_the_transient_is_the_most_that_lives_beside_what_stays() -> None:
+    p = nn.Parameter(torch.empty(1000))
+    found = predict(lambda named: Doubling([p for _, p in named], lr=0.1), [("p", p)])
+    assert found.transient_bytes == 3 * 4000  # the second step also replaces `kept`, before the peak
+    assert found.ledger.state_bytes == 4000
+
+
+def test_cards() -> None:
+    smallest = CARDS[0] * GIB - CONTEXT_BYTES
+    assert fits(smallest)[str(CARDS[0])]
+    assert not fits(smallest + 1)[str(CARDS[0])]
+    assert sum(fits(smallest + 1).values()) == len(CARDS) - 1
+
+
+def test_a_plan_in_one_line_and_in_the_record(bench: Callable) -> None:
+    ran = bench("measure=plan", "workload=layer", "workload.shape=[4096,8192]", "optimizer=adamw")
+    assert ran.returncode == 0, ran.stderr
+    record = ran.records[0]
+    assert record["measure"] == "plan"
+    assert record["plan"]["state_bytes"] == 8 * 4096 * 8192
+    assert planned(record["plan"]) in ran.stdout
+    assert "fits 8 GB" in ran.stdout
+    again = bench("measure=plan", "workload=layer", "workload.shape=[4096,8192]", "optimizer=adamw")
+    assert again.statuses == ["kept"]
+    assert json.dumps(again.records[0]) == json.dumps(record)
