@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack
+from optimizers.base import SIGNED, Common, Moment, Shell, Unpack
+from optimizers.factored import Factors, average, factors, over_root, rms
 
 
 def adafactor(
     p: Tensor,
     g: Tensor,
-    v: tuple[Tensor, ...],
+    v: Factors,
     m: Tensor | None = None,
     *,
     step: int,
@@ -29,31 +30,19 @@ def adafactor(
     relative_step: bool,
     warmup_init: bool,
 ) -> None:
-    """v: (row, column) means of g² over the last two dimensions, (…, r) and (…, c), or for a vector (v,) like p."""
+    """v: row and column means of g² (see `optimizers/factored.py`), or for a vector (v,) like p; m: like p."""
     eps1, eps2 = eps
     beta2 = 1 - step**decay_rate
     rho = min(1e-6 * step if warmup_init else lr, step**-0.5) if relative_step else lr
     alpha = rms(p).clamp(min=eps2).mul_(rho) if scale_parameter else rho
-    squared = g.square().add_(eps1)
-    if len(v) == 2:
-        row, column = v
-        row.lerp_(squared.mean(-1), 1 - beta2)
-        column.lerp_(squared.mean(-2), 1 - beta2)
-        update = g.mul(column.rsqrt().unsqueeze(-2)).mul_((row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1))
-    else:
-        v[0].lerp_(squared, 1 - beta2)
-        update = v[0].rsqrt().mul_(g)
+    average(v, g.square().add_(eps1), beta2)
+    update = over_root(g, v)
     update.mul_(alpha / (rms(update) / clip_threshold).clamp(min=1))
     if m is not None and beta1 is not None:
         update = m.lerp_(update, 1 - beta1)  # the momentum holds steps, learning rate included
     if weight_decay:
         p.mul_(1 - weight_decay * alpha)
     p.sub_(update)
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square over all elements, a 0-dimensional tensor."""
-    return x.norm() / max(x.numel(), 1) ** 0.5
 
 
 class Adafactor(Shell):
@@ -95,17 +84,9 @@ class Adafactor(Shell):
         super().__init__(params, defaults, common)
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
-        if p.dim() >= 2:
-            row, column = p.shape[:-1], p.shape[:-2] + p.shape[-1:]
-            second = {
-                "exp_avg_sq_row": Moment(UNSIGNED, row, exact=True),
-                "exp_avg_sq_col": Moment(UNSIGNED, column, exact=True),
-            }
-        else:
-            second = {"exp_avg_sq": Moment(UNSIGNED, p.shape)}
         first = {} if group["beta1"] is None else {"exp_avg": Moment(SIGNED, p.shape)}
-        return second | first
+        return factors("exp_avg_sq", p.shape) | first
 
     def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        factors = 2 if p.dim() >= 2 else 1
-        super().apply(p, g, [tuple(moments[:factors]), *moments[factors:]], step, group)  # type: ignore[list-item]
+        kept = len(moments) - (group["beta1"] is not None)  # of the second moment
+        super().apply(p, g, [tuple(moments[:kept]), *moments[kept:]], step, group)  # type: ignore[list-item]
