@@ -4,17 +4,24 @@ from optimizers.adafactor import Adafactor
 from optimizers.adam import Adam
 from optimizers.adam8bit import Adam8bit, AdamW8bit
 from optimizers.adamw import AdamW
+from optimizers.came import CAME
+from optimizers.lamb import LAMB
 from optimizers.lion import Lion
+from optimizers.sophia import SophiaG, SophiaH
 from optimizers.sparse_adam import SparseAdam
 from optimizers.torch_muon import TorchMuon
 
 __all__ = [
+    "CAME",
+    "LAMB",
     "Adafactor",
     "Adam",
     "Adam8bit",
     "AdamW",
     "AdamW8bit",
     "Lion",
+    "SophiaG",
+    "SophiaH",
     "SparseAdam",
     "TorchMuon",
 ]

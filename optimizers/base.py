@@ -166,7 +166,8 @@ class Shell(Optimizer):
             self.apply(p_work, g, loaded, state["step"], group)
             key = (group["seed"], state["step"])
             for salt, ((name, moment), value) in enumerate(zip(moments.items(), loaded, strict=True), start=1):
-                storage.store(state, name, moment, value, (*key, salt), part)
+                if not moment.read_only:
+                    storage.store(state, name, moment, value, (*key, salt), part)
             if p_work is not values:
                 write_back(values, p_work, (*key, 0), part.start)
 

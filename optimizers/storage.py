@@ -26,6 +26,7 @@ class Moment(NamedTuple):
     kind: str  # SIGNED or UNSIGNED
     shape: torch.Size
     exact: bool = False  # never compressed: a factor, a statistic, anything small that multiplies many elements
+    read_only: bool = False  # the rule does not change it: not written back, since 8 bits would round it once more
 
 
 class FullPrecision:

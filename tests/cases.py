@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import optimizers
+from optimizers.sophia import Sophia
 
 SHAPES = ((48, 32), (32, 48), (37,), (8, 4, 3, 3))
 
@@ -39,6 +40,11 @@ def factored(momentum: float) -> Callable[[torch.Size], float]:
     return per_parameter
 
 
+def came(shape: torch.Size, momentum: float = 4.0) -> float:
+    """Two factored statistics of a matrix, one of a vector, which rests like the momentum."""
+    return 2 * factored(0)(shape) + momentum if len(shape) > 1 else 2 * momentum
+
+
 def in_8_bits(moments: int, block_size: int = 256) -> Callable[[torch.Size], float]:
     return lambda shape: moments * (1 + 4 * -(-shape.numel() // block_size) / shape.numel())
 
@@ -64,6 +70,24 @@ CASES = [
         bytes_per_parameter=lambda s: factored(2)(s) if len(s) > 1 else 4.0,
     ),
     Case("Adafactor", {"lr": 1e-3, "scale_parameter": False, "relative_step": False}, bytes_per_parameter=factored(0)),
+    Case("CAME", bytes_per_parameter=came, scale_free=True),
+    Case("CAME", {"storage": "bf16", "weight_decay": 0.1}, bytes_per_parameter=lambda s: came(s, 2.0)),
+    Case("CAME", {"clip_threshold": 0.5, "maximize": True}, bytes_per_parameter=came),
+    Case("LAMB", scale_free=True),
+    Case("LAMB", {"bias_correction": False, "phi": (0.1, 10.0), "trust_clip": True, "grad_averaging": False}),
+    Case("LAMB", {"adam_w_mode": False, "storage": "bf16"}, bytes_per_parameter=lambda shape: 4.0),
+    Case("LAMB", {"max_grad_norm": 1.0, "weight_decay": 0.0, "always_adapt": False}, scale_free=False, coupled=True),
+    Case("LAMB", ALL_8BIT | {"storage": "8bit"}, bytes_per_parameter=in_8_bits(2)),
+    *[
+        Case(name, arguments, bytes_per_parameter=per_parameter)
+        for name in ("SophiaG", "SophiaH")
+        for arguments, per_parameter in (
+            ({}, lambda shape: 8.0),
+            ({"gamma": 1.0, "maximize": True, "seed": 5}, lambda shape: 8.0),
+            ({"storage": "bf16"}, lambda shape: 4.0),
+            (ALL_8BIT | {"storage": "8bit"}, in_8_bits(2)),
+        )
+    ],
     Case("SparseAdam", sparse=True),
     Case("SparseAdam", {"storage": "bf16"}, sparse=True, bytes_per_parameter=lambda shape: 4.0),
 ]
@@ -96,6 +120,8 @@ def train(
     parameters = parameters or parameters_for(case, **setup)
     optimizer = optimizer or case.build(parameters)
     for step in range(begin, begin + steps):
+        if isinstance(optimizer, Sophia) and step % 3 == 0:
+            optimizer.update_hessian(sum(p.double().pow(4).sum() for p in parameters) / 40, samples=4)
         fill_gradients(parameters, case, step)
         optimizer.step()
     return parameters, optimizer
