@@ -69,6 +69,7 @@ RULES = {
     "dry": FLAG,
     "runs_dir": TEXT,
     "workload.target": maybe((is_number, "a number")),
+    "optimizer.about.hessian_every": maybe(whole(1)),
     "measure.kind": one_of("train", "overhead", "step", "plan"),
     "measure.sample_every": SAMPLING,
     "measure.pairs": whole(4),

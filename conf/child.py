@@ -85,7 +85,7 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    from conf.build import about, build_workload, optimizer_builder
+    from conf.build import build_workload, optimizer_builder, resolve
     from measure.gpu import GpuWatch
     from measure.record import STEPS, to_line
     from measure.run import Training
@@ -93,7 +93,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
     config, listed_only = payload["config"], payload["listed_only"]
     build = optimizer_builder(config["optimizer"], listed_only)
     workload = build_workload(config["workload"], listed_only)
-    check_pair(config, about(config["optimizer"]), workload)
+    check_pair(config, resolve("optimizer", config["optimizer"], listed_only), workload)
     settings = settings_of(config, payload["device"])
     if config["measure"]["kind"] == "plan":
         from measure.plan import plan
@@ -143,17 +143,30 @@ def _compare_steps(
     return compare_steps(workload, sides, settings, config["measure"], send) | {"compiled": compiled()}
 
 
-def check_pair(config: dict[str, Any], optimizer: dict[str, Any], workload: Any) -> None:
-    """Raise Unsupported where this optimizer cannot train this workload."""
-    reason = workload.unsuitable(optimizer)
-    if reason:
+def check_pair(config: dict[str, Any], cls: type, workload: Any) -> None:
+    """Raise Unsupported where an optimizer of this class cannot train this workload."""
+    from conf.build import about
+
+    optimizer = about(config["optimizer"])
+    if reason := workload.unsuitable(optimizer):
         raise Unsupported(reason)
     if config["measure"]["kind"] in ("step", "plan"):
         return  # no training: neither curvature nor a norm is asked for
-    if optimizer["hessian_every"]:
-        raise Unsupported("it estimates curvature (about.hessian_every), which the run loop does not drive yet")
+    if optimizer["hessian_every"] and (reason := no_curvature(cls, workload)):
+        raise Unsupported(reason)
     if config["clip_norm"] is not None and workload.gradients == "sparse":
         raise Unsupported("clip_norm needs dense gradients, and this workload's are sparse")
+
+
+def no_curvature(cls: type, workload: Any) -> str | None:
+    """Why the run loop cannot estimate curvature for an optimizer of this class on this workload, or None."""
+    from workloads.base import Workload
+
+    if not hasattr(cls, "update_hessian") or not hasattr(cls, "curvature_from"):
+        return f"about.hessian_every is set, but {cls.__name__} has no update_hessian(loss, samples) and curvature_from"
+    if cls.curvature_from == "sampled_loss" and type(workload).sampled_loss is Workload.sampled_loss:
+        return "it estimates curvature from labels that the model draws, and this workload has no sampled_loss for that"
+    return None
 
 
 def settings_of(config: dict[str, Any], device: str) -> Any:
@@ -171,20 +184,21 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
         dtype=getattr(torch, config["dtype"]),
         sample_every=config["measure"].get("sample_every", "auto"),
         closure=optimizer["closure"],
+        hessian_every=optimizer["hessian_every"],
         roles=optimizer["roles"],
     )
 
 
 def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
     """For `dry`: the plan of a run, or why it cannot run."""
-    from conf.build import about, build_workload, optimizer_builder
+    from conf.build import build_workload, optimizer_builder, resolve
     from measure.plan import plan
 
     config, listed_only = payload["config"], payload["listed_only"]
     try:
         build = optimizer_builder(config["optimizer"], listed_only)
         workload = build_workload(config["workload"], listed_only)
-        check_pair(config, about(config["optimizer"]), workload)
+        check_pair(config, resolve("optimizer", config["optimizer"], listed_only), workload)
         return plan(workload, build, settings_of(config, payload["device"]))["plan"]
     except Unsupported as reason:
         return {"unsupported": str(reason)}

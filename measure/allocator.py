@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-PHASES = ("forward", "backward", "step", "evaluation")
+PHASES = ("forward", "backward", "step", "estimator", "evaluation")
 
 
 class Allocator:
@@ -14,8 +14,8 @@ class Allocator:
 
     reason: str | None = "torch's CPU allocator keeps no count"
 
-    def held(self) -> int | None:
-        """Bytes that live tensors asked for, without rounding."""
+    def held(self, settled: bool = False) -> int | None:
+        """Bytes that live tensors asked for, without rounding; `settled`: without what libraries keep for later."""
         return None
 
     def phase_ends(self, phase: str, scratch: int = 0) -> None:
@@ -51,7 +51,9 @@ class CudaAllocator(Allocator):
     def _statistics(self) -> dict:
         return torch.cuda.memory_stats_as_nested_dict(self.device)
 
-    def held(self) -> int | None:
+    def held(self, settled: bool = False) -> int | None:
+        if settled:  # the first backward makes a workspace of its own, for its thread
+            torch._C._cuda_clearCublasWorkspaces()
         return self._statistics()["requested_bytes"]["all"]["current"]
 
     def begin(self) -> None:

@@ -33,6 +33,7 @@ from measure.statistics import spread
 
 STATE_IS_THERE_AFTER = 2  # steps: some optimizers only look at the first gradient
 TIMED = ("step", "forward", "backward", "optimizer")
+ESTIMATOR = "estimator"  # the phase in which curvature is estimated
 
 
 class OptimizerMonitor:
@@ -68,10 +69,11 @@ class OptimizerMonitor:
         self.sampling: list[float] = []  # seconds that each look at norms and memory took
         self.settling_seconds = 0.0  # spent on turning steps into lines, all in all
         self.steps = 0
-        self.elapsed: float | None = 0.0  # seconds of all steps read back so far, if they could be told
+        self.elapsed: float | None = 0.0  # seconds of all steps read back so far, estimates too, if they could be told
         self.allocator_state_bytes: int | None = None
         self._held: int | None = None
         self._handles: list[Any] = []
+        self._estimates: list[Span] = []  # since the last step
         self._current: Observation | None = None  # being made
         self._stepped: Observation | None = None  # made, waiting for its loss
         self._depth = {"forward": 0, "step": 0}
@@ -148,6 +150,7 @@ class OptimizerMonitor:
         if self._depth["step"] or self._muted or one is None:
             return
         now = self.clock.stamp()
+        one.estimator, self._estimates = self._estimates, []
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
         self._end_phase("step", self.sampler.scratch_bytes)
         if self._held is not None:
@@ -184,15 +187,22 @@ class OptimizerMonitor:
         """Keep what happens inside ("evaluation", "estimator") out of the step; its peak and time are its own."""
         begin, in_backward = self.clock.stamp(), self._backward_begin is not None and not self._has_gradients()
         self._end_backward(begin)
+        may_begin_state = name == ESTIMATOR and self.steps < STATE_IS_THERE_AFTER
+        held = self.allocator.held(settled=True) if may_begin_state else None
         self.allocator.begin()
         self._muted = True
         try:
             yield
         finally:
             self._muted = False
+            if held is not None:
+                grown = (self.allocator.held(settled=True) or 0) - held
+                self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
             self.allocator.phase_ends(name)
             span = (begin, self.clock.stamp())
             self.phases.setdefault(name, []).append(span)
+            if name == ESTIMATOR:
+                self._estimates.append(span)
             if self._current:
                 self._current.excluded.append(span)
             self._backward_begin = span[1] if in_backward else None
@@ -243,7 +253,8 @@ class OptimizerMonitor:
             if one.sampled:
                 self.sampling.append(durations["sampling"] or 0.0)
                 self.schedule.learn(self.sampling[-1], step or one.host_seconds)
-            self.elapsed = None if step is None or self.elapsed is None else self.elapsed + step
+            spent = None if step is None else step + (durations["estimator"] or 0.0)
+            self.elapsed = None if spent is None or self.elapsed is None else self.elapsed + spent
             self.on_line({**one.line(durations), "elapsed": self.elapsed})
         self.settling_seconds += time.perf_counter() - begin
 
@@ -287,7 +298,7 @@ class OptimizerMonitor:
         if self.device.type != "cuda":
             del block["optimizer_host"]  # the host waits for every operation: the same number
         step, optimizer = block["step"], block["optimizer"]
-        spans = self.phases.get("estimator", [])
+        spans = self.phases.get(ESTIMATOR, [])
         block["estimator"] = spread([self.clock.seconds(*span) for span in spans])
         block["first_step"] = self.times["step"][0] if self.times["step"] else None
         block["optimizer_share"] = optimizer["median"] / step["median"] if step and optimizer else None

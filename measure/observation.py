@@ -10,7 +10,7 @@ from torch import Tensor
 
 from measure.clock import HostClock
 
-SPANS = ("forward", "backward", "excluded", "sampling")
+SPANS = ("forward", "backward", "estimator", "excluded", "sampling")
 RESOLVED = 1e-6  # of the squared mean: a smaller variance is lost in the difference of two fp32 sums
 READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
 SETTLE_EVERY = 32  # steps that a CPU turns into lines at once: one at a time, in cold caches, costs three times as much
@@ -29,7 +29,10 @@ class Observation:
     forward: list[Span] = field(default_factory=list)
     backward: list[Span] = field(default_factory=list)
     optimizer: Span | None = None
-    excluded: list[Span] = field(default_factory=list)  # the monitor's own work, estimators: not part of the step
+    estimator: list[Span] = field(default_factory=list)  # since the step before; no part of the step, but of the run
+    excluded: list[Span] = field(
+        default_factory=list
+    )  # what of it is not the step: evaluations, the monitor's own work
     sampling: list[Span] = field(default_factory=list)
     host_seconds: float = 0.0  # the optimizer's step as the host sees it
     losses: list[Value] = field(default_factory=list)
@@ -65,6 +68,7 @@ class Observation:
             "forward": spent["forward"] if self.forward else None,
             "backward": spent["backward"] if self.backward and not self.closure else None,
             "optimizer": None if self.closure else clock.seconds(*self.optimizer),
+            "estimator": spent["estimator"],
             "sampling": spent["sampling"],
         }
 
@@ -86,6 +90,7 @@ class Observation:
             line |= {"weight_norm": values["weight_norm"], "update_norm": values["update_norm"]}
             line |= {"memory": self.memory} if self.memory else {}
         line |= {f"{name}_seconds": durations.get(name) for name in ("forward", "backward", "optimizer")}
+        line |= {"estimator_seconds": durations["estimator"]} if self.estimator else {}
         return line | ({"extra": {name: float(value) for name, value in self.extra.items()}} if self.extra else {})
 
 

@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from measure.allocator import allocator_for
-from measure.monitor import OptimizerMonitor
+from measure.monitor import ESTIMATOR, OptimizerMonitor
 from measure.predict import predict, to_mode
 from measure.probe import fingerprint
 
 DIVERGED_FACTOR, DIVERGED_LINES = 1e3, 10
 PROGRESS_EVERY = 0.2  # seconds
+WEYL = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: seeds of consecutive steps share no pattern in their bits
 Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
 
 
@@ -38,6 +39,7 @@ class Settings:
     record_every: int = 1
     sample_every: int | str = "auto"
     closure: bool = False
+    hessian_every: int | None = None  # steps between two curvature estimates, the first before step 1
     roles: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -117,6 +119,8 @@ class Training:
         """One optimizer step on the mean gradient of `batches`."""
         batches = [to_device(batch, self.device, self.settings.dtype) for batch in batches]
         losses: list[Tensor] = []
+        if self.settings.hessian_every and self.monitor.steps % self.settings.hessian_every == 0:
+            self.estimate_curvature(batches[0])
 
         def closure() -> Tensor:
             losses.append(self._fill_gradients(batches))
@@ -130,6 +134,24 @@ class Training:
         if self.scheduler:
             self.scheduler.step()
         self.monitor.record(losses[0], **self.workload.extra(self.model))
+
+    def estimate_curvature(self, batch: Any) -> None:
+        """Hand the optimizer the loss that it estimates curvature from, on a step's first batch; not part of the step.
+
+        What the model draws, as in dropout, is taken back, so that the run sees the same draws as without estimates.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        self.optimizer.zero_grad()  # the last step's are done with; an estimate need not be made beside them
+        with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(devices):
+            self.optimizer.update_hessian(*self._curvature_loss(batch))  # type: ignore[attr-defined]
+
+    def _curvature_loss(self, batch: Any) -> tuple[Tensor, int]:
+        """The loss that the optimizer wants, and the number of labels that it is the mean over."""
+        if self.optimizer.curvature_from == "loss":  # type: ignore[attr-defined]
+            return self.workload.loss(self.model, batch), 1
+        seed = (self.settings.seed + WEYL * (self.monitor.steps + 1)) % (1 << 63)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return self.workload.sampled_loss(self.model, batch, generator)
 
     def _fill_gradients(self, batches: list[Any]) -> Tensor:
         """Backward through each batch, clip; returns the mean loss."""

@@ -6,7 +6,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -39,6 +39,14 @@ class Workload:
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The mean loss of one batch, 0-dimensional, with its graph."""
+        raise NotImplementedError
+
+    def sampled_loss(self, model: nn.Module, batch: Any, generator: Generator) -> tuple[Tensor, int]:
+        """As `loss`, with labels that `generator` draws from the model's own distribution, and how many they are.
+
+        For optimizers that estimate curvature from it; where it is not overridden they cannot train the workload. The
+        labels are independent and the loss is the mean of their −log p. `generator` is on the model's device.
+        """
         raise NotImplementedError
 
     def score(self, model: nn.Module) -> float | None:

@@ -126,3 +126,11 @@ class Embedding(Workload):
         sign = torch.full_like(logits, -1)
         sign[:, 0] = 1
         return -F.logsigmoid(sign * logits).sum(1).mean()
+
+    def sampled_loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """Each candidate is called true with the probability that the model gives it; words are what is counted."""
+        logits = model(*batch)
+        sign = 2 * logits.detach().sigmoid().bernoulli(generator=generator) - 1
+        return -F.logsigmoid(sign * logits).sum(1).mean(), len(logits)

@@ -69,6 +69,13 @@ class MLP(Workload):
         images, labels = batch
         return F.cross_entropy(model(images), labels)
 
+    def sampled_loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        logits = model(batch[0])
+        labels = logits.detach().float().softmax(1).multinomial(1, generator=generator).squeeze(1)
+        return F.cross_entropy(logits, labels), len(labels)
+
     @torch.no_grad()
     def score(self, model: nn.Module) -> float:
         """Share of the held-out images that are classified correctly."""
