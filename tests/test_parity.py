@@ -4,14 +4,16 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import came_pytorch
 import numpy as np
 import pytest
 import torch
+import torch_optimizer
 from torch import nn
 
 import optimizers
 from tests import references
-from tests.cases import Case, parameters_for, train
+from tests.cases import Case, fill_gradients, parameters_for, train
 
 
 def hf_adafactor(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
@@ -20,6 +22,13 @@ def hf_adafactor(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
     return Adafactor(parameters, **arguments)
 
 
+def their_came(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
+    from pytorch_optimizer import CAME
+
+    return CAME(parameters, foreach=False, **arguments)
+
+
+TORCH_OPTIMIZERS_LAMB = {"bias_correction": False, "phi": (None, 10.0)}
 ORACLES = [
     ("Adam", {}, torch.optim.Adam, {}),
     ("Adam", {"weight_decay": 0.1}, torch.optim.Adam, {"weight_decay": 0.1}),
@@ -38,6 +47,15 @@ ORACLES = [
             {"lr": 1e-3, "scale_parameter": True, "relative_step": False, "beta1": 0.8, "weight_decay": 0.01},
         )
     ],
+    ("CAME", {}, came_pytorch.CAME, {"lr": 2e-4}),
+    ("CAME", {"lr": 1e-3, "weight_decay": 0.1}, came_pytorch.CAME, {"lr": 1e-3, "weight_decay": 0.1}),
+    *[
+        ("CAME", {"lr": 1e-3, **arguments}, oracle, {"lr": 1e-3, **arguments})
+        for arguments in ({}, {"betas": (0.5, 0.9, 0.95), "clip_threshold": 0.3})
+        for oracle in (came_pytorch.CAME, their_came)
+    ],
+    ("LAMB", TORCH_OPTIMIZERS_LAMB, torch_optimizer.Lamb, {"weight_decay": 0.01}),
+    ("LAMB", TORCH_OPTIMIZERS_LAMB | {"weight_decay": 0.0}, torch_optimizer.Lamb, {}),
 ]
 
 
@@ -66,6 +84,8 @@ FORMULAS: list[tuple[str, Callable[..., np.ndarray]]] = [
     ("Adam", lambda p, gradients: references.adam(p, gradients, 1e-3)),
     ("AdamW", lambda p, gradients: references.adam(p, gradients, 1e-3, decay=1e-2)),
     ("Adafactor", references.adafactor),
+    ("CAME", references.came),
+    ("LAMB", references.lamb),
 ]
 
 
@@ -80,6 +100,58 @@ def test_equals_the_plain_formula(name: str, formula: Callable[..., np.ndarray],
         p.grad = torch.tensor(g)
         optimizer.step()
     np.testing.assert_allclose(p.detach().numpy(), formula(start, gradients), rtol=1e-12, atol=1e-14)
+
+
+LAMB_VARIANTS: list[dict[str, Any]] = [
+    {"bias_correction": False},
+    {"grad_averaging": False},
+    {"weight_decay": 0.3, "adam_w_mode": False},
+    {"trust_clip": True},
+    {"weight_decay": 0.0},
+    {"weight_decay": 0.0, "always_adapt": False},
+    {"phi": (0.0, 10.0)},
+    {"phi": (50.0, 100.0)},
+    {"max_grad_norm": 1.0, "eps": 1e-2},
+    {"max_grad_norm": 1e3},
+    {"bias_correction": False, "trust_clip": True, "phi": (1.0, 12.0), "betas": (0.5, 0.9)},
+]
+
+
+@pytest.mark.parametrize("arguments", LAMB_VARIANTS, ids=str)
+def test_lambs_variants_equal_the_plain_formula(arguments: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    start, gradients = 5 * rng.normal(size=(5, 7)), [rng.normal(size=(5, 7)) for _ in range(12)]
+    assert np.linalg.norm(start) > 12
+    p = nn.Parameter(torch.tensor(start))
+    optimizer = optimizers.LAMB([p], **arguments)
+    for g in gradients:
+        p.grad = torch.tensor(g)
+        optimizer.step()
+    expected = references.lamb(start, gradients, **arguments)
+    np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-14)
+    plain = references.lamb(start, gradients)
+    assert arguments == {"max_grad_norm": 1e3} or not np.allclose(expected, plain, rtol=1e-9)
+
+
+def test_lamb_clips_the_gradient_of_all_groups_together() -> None:
+    case, ours, theirs = Case("LAMB", {"max_grad_norm": 1.0, "eps": 1e-2}), *map(parameters_for, [Case("LAMB")] * 2)
+    grouped = case.build([{"params": ours[:1]}, {"params": ours[1:]}])
+    unclipped = Case("LAMB", {"eps": 1e-2}).build(theirs)
+    for step in range(3):
+        for parameters in (ours, theirs):
+            fill_gradients(parameters, case, step)
+        nn.utils.clip_grad_norm_(theirs, 1.0)
+        grouped.step()
+        unclipped.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_lamb_leaves_a_tensor_of_zeros_its_plain_step() -> None:
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.tensor([1.0, -2.0, 3.0])
+    optimizers.LAMB([p], lr=0.1, eps=0.0).step()
+    torch.testing.assert_close(p.detach(), torch.tensor([-0.1, 0.1, -0.1]))
 
 
 def test_sparse_adam_equals_the_plain_formula() -> None:

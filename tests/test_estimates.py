@@ -1,0 +1,128 @@
+"""Curvature estimates in the run loop: when they are made, what they may touch, and who can be given them."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import optimizers
+import workloads
+from conf import Unsupported
+from conf.build import about, build_workload, resolve
+from conf.child import check_pair
+from measure.run import Settings, Training
+from tests.test_conf import composed, sweep_folder  # noqa: F401
+
+SCHEDULE: dict[str, Any] = {"steps": 10}
+both = pytest.mark.parametrize("name", ["SophiaG", "SophiaH"])
+
+
+def training(name: str, workload: workloads.Workload, lines: list | None = None, **settings: Any) -> dict[str, Any]:
+    write = (lines if lines is not None else []).append
+    build = lambda named: getattr(optimizers, name)([p for _, p in named], lr=1e-3)  # noqa: E731
+    return Training(workload, build, Settings(**{"steps": 25, "hessian_every": 10} | settings), write).run()
+
+
+@both
+@pytest.mark.parametrize("steps", [1, 10, 25])
+def test_estimates_are_made_and_timed_at_every_tenth_step(name: str, steps: int) -> None:
+    lines: list[dict[str, Any]] = []
+    blocks = training(name, workloads.MLP(steps=steps), lines, steps=steps)
+    assert blocks["status"] == "ok"
+    time = blocks["time"]
+    assert time["estimator"]["n"] == math.ceil(steps / 10)
+    assert time["forward"]["n"] == time["backward"]["n"] == time["step"]["n"]
+    estimated = {line["step"]: line["estimator_seconds"] for line in lines if "estimator_seconds" in line}
+    assert list(estimated) == list(range(1, steps + 1, 10))
+    assert lines[-1]["elapsed"] == pytest.approx(sum(line["seconds"] for line in lines) + sum(estimated.values()))
+    assert blocks["quality"]["evaluations"][-1]["seconds"] == pytest.approx(lines[-1]["elapsed"])
+    assert blocks["memory"]["predicted_state_bytes"] == blocks["memory"]["state_bytes"]
+    assert blocks["checks"]["parameters_moved"]
+
+
+def test_without_estimates_there_is_no_clock_for_them() -> None:
+    blocks = training("SophiaG", workloads.MLP(steps=5), steps=5, hessian_every=None)
+    assert blocks["time"]["estimator"] is None
+
+
+@both
+@pytest.mark.parametrize(
+    "workload",
+    [workloads.Layer(shape=[12, 7], **SCHEDULE), workloads.Embedding(dim=4, batch=32, **SCHEDULE)],
+    ids=["layer", "embedding"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_workload_with_labels_is_trained(name: str, workload: workloads.Workload, dtype: torch.dtype) -> None:
+    blocks = training(name, workload, steps=12, dtype=dtype, accumulate=2)
+    assert blocks["status"] == "ok"
+    assert blocks["time"]["estimator"]["n"] == 2
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
+    losses = [training("SophiaG", workloads.MLP(steps=25), seed=seed)["quality"]["final_loss"] for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_estimates_disturb_nothing_else() -> None:
+    """An optimizer that throws them away trains as one that asks for none, in a model that draws and has gradients."""
+
+    class Throws(torch.optim.SGD):
+        curvature_from = "sampled_loss"
+        seen: list[float] = []
+
+        def update_hessian(self, loss: torch.Tensor, samples: int) -> None:
+            assert all(p.grad is None for group in self.param_groups for p in group["params"])
+            self.seen.append(loss.item())
+
+    class Drops(workloads.MLP):
+        def model(self) -> nn.Module:
+            return nn.Sequential(nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10))
+
+    def final_loss(every: int | None) -> float:
+        build = lambda named: Throws([p for _, p in named], lr=0.1)  # noqa: E731
+        return Training(Drops(steps=20), build, Settings(20, hessian_every=every)).run()["quality"]["final_loss"]
+
+    assert final_loss(None) == final_loss(3)
+    assert len(Throws.seen) == len(set(Throws.seen)) == 7
+
+
+def pair(*overrides: str) -> None:
+    config = composed(*overrides)
+    check_pair(config, resolve("optimizer", config["optimizer"]), build_workload(config["workload"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("optimizer=sophiag", "workload=toy"), "has no sampled_loss"),
+        (("optimizer=sophiah", "workload=toy"), None),
+        *[((f"optimizer={name}", f"workload={w}"), None) for name in ("sophiag", "sophiah") for w in ("mlp", "layer")],
+        (("optimizer=sophiag", "workload=embedding"), None),
+        (("optimizer=sophiah", "workload=embedding", "workload.sparse=true"), "dense gradients"),
+        (("optimizer=adamw", "workload=mlp", "+optimizer.about.hessian_every=5"), "AdamW has no update_hessian"),
+    ],
+    ids=str,
+)
+def test_who_can_be_given_estimates(overrides: tuple[str, ...], reason: str | None) -> None:
+    if reason is None:
+        pair(*overrides)
+    else:
+        with pytest.raises(Unsupported, match=reason):
+            pair(*overrides)
+
+
+@both
+def test_the_yaml_and_the_class_agree(name: str) -> None:
+    spec = composed(f"optimizer={name.lower()}")["optimizer"]
+    assert about(spec)["hessian_every"] == getattr(optimizers, name).hessian_every == 10
+    defaults = getattr(optimizers, name)([nn.Parameter(torch.ones(1))]).defaults
+    assert {key: spec[key] for key in ("gamma", "eps", "weight_decay")} == {
+        key: defaults[key] for key in ("gamma", "eps", "weight_decay")
+    }
+
+
+def test_sophia_h_descends_the_toys_quartic() -> None:
+    blocks = training("SophiaH", workloads.Toy(steps=25))
+    assert blocks["quality"]["final_loss"] < blocks["quality"]["first_loss"]
