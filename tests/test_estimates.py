@@ -13,7 +13,7 @@ from conf import Unsupported
 from conf.build import about, build_workload, resolve
 from conf.child import check_pair
 from measure.run import Settings, Training
-from tests.test_conf import composed, sweep_folder  # noqa: F401
+from tests.conftest import composed
 
 SCHEDULE: dict[str, Any] = {"steps": 10}
 both = pytest.mark.parametrize("name", ["SophiaG", "SophiaH"])
@@ -98,6 +98,7 @@ def pair(*overrides: str) -> None:
     [
         (("optimizer=sophiag", "workload=toy"), "has no sampled_loss"),
         (("optimizer=sophiah", "workload=toy"), None),
+        (("optimizer=sophiag", "workload=toy", "measure=step"), None),
         *[((f"optimizer={name}", f"workload={w}"), None) for name in ("sophiag", "sophiah") for w in ("mlp", "layer")],
         (("optimizer=sophiag", "workload=embedding"), None),
         (("optimizer=sophiah", "workload=embedding", "workload.sparse=true"), "dense gradients"),

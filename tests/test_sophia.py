@@ -16,7 +16,6 @@ import workloads
 from optimizers.sophia import NOISE, gaussian_like
 from tests import references
 from tests.cases import Case, fill_gradients, parameters_for, same_bits, train
-from tests.test_conf import composed, sweep_folder  # noqa: F401
 
 SCHEDULE: dict[str, Any] = {"steps": 10}
 both = pytest.mark.parametrize("name", ["SophiaG", "SophiaH"])
