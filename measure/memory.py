@@ -23,6 +23,7 @@ ROLES = {
         *("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "max_exp_avg_sq"),
         *("square_avg", "variance", "row_var", "col_var", "state2", "absmax2"),
     ),
+    "context": ("c_optim",),  # what an optimizer remembers of losses and gradient directions
     "code_tables": ("signed_map", "unsigned_map", "qmap", "qmap1", "qmap2", "dynamic", "udynamic"),
 }
 ROLE_OF = {key: role for role, keys in ROLES.items() for key in keys}

@@ -6,6 +6,12 @@ from optimizers.adam8bit import Adam8bit, AdamW8bit
 from optimizers.adamw import AdamW
 from optimizers.came import CAME
 from optimizers.lamb import LAMB
+from optimizers.automagic_cameamp import (
+    Automagic_CameAMP,
+    Automagic_CameAMP8bit,
+    Automagic_CameAMP_COptim,
+    Automagic_CameAMP_COptim8bit,
+)
 from optimizers.lion import Lion
 from optimizers.sophia import SophiaG, SophiaH
 from optimizers.sparse_adam import SparseAdam
@@ -19,6 +25,10 @@ __all__ = [
     "Adam8bit",
     "AdamW",
     "AdamW8bit",
+    "Automagic_CameAMP",
+    "Automagic_CameAMP8bit",
+    "Automagic_CameAMP_COptim",
+    "Automagic_CameAMP_COptim8bit",
     "Lion",
     "SophiaG",
     "SophiaH",

@@ -131,9 +131,13 @@ class Shell(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.begin(loss)
         for group in self.param_groups:
             self.step_group(group)
         return loss
+
+    def begin(self, loss: Any) -> None:
+        """Called once a step before the groups, with what the closure returned (None without one)."""
 
     def step_group(self, group: dict[str, Any]) -> None:
         """Update the parameters of one group; override where they must be looked at together."""

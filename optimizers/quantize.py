@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_map
 SIGNED, UNSIGNED = "signed", "unsigned"
 ZERO_CODE = {SIGNED: 127, UNSIGNED: 0}
 CPU = torch.device("cpu")
+COARSE = "coarse"  # signed, in 4 bits: 15 evenly spaced levels, two codes a byte
+ZERO_PAIR = 0x88
 DECADES = 7
 SMALLEST = torch.finfo(torch.float32).tiny  # of a scale: a block of zeros must not be divided by 0
 UPPER = 1 if sys.byteorder == "little" else 0  # which half of a float holds its upper 16 bits
@@ -124,3 +126,22 @@ def as_shaped(blocks: Tensor, shape: torch.Size) -> Tensor:
     """What `in_blocks` cut, in its shape again."""
     count = shape.numel()
     return (blocks if blocks.numel() == count else blocks.view(-1)[:count]).view(shape)
+
+
+def quantize_coarse(x: Tensor, block_size: int, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of 4 bits, two a byte (uint8, (⌈n/2⌉,)), and each block's scale: 15 even levels from −scale to scale.
+
+    noise: uniform in [0, 1), one for each element of the flattened `x`. It decides which of the two neighbouring
+    levels an element takes, so that the mean is exact: at 15 levels nearest rounding would swallow a slow moment.
+    """
+    blocks = in_blocks(x.float(), block_size)
+    scale = blocks.abs().amax(1, keepdim=True).clamp_(min=SMALLEST)
+    levels = (blocks / scale).mul_(7).view(-1)[: x.numel()]
+    pairs = in_blocks(levels.add_(noise).floor_().clamp_(-7, 7).add_(8).to(torch.uint8), 2)
+    return pairs[:, 0] << 4 | pairs[:, 1], scale.view(-1)
+
+
+def dequantize_coarse(codes: Tensor, scale: Tensor, shape: torch.Size, block_size: int) -> Tensor:
+    """The values, fp32, in `shape`."""
+    levels = torch.stack([codes >> 4, codes & 15], 1).view(-1)[: shape.numel()].float().sub_(8)
+    return as_shaped(in_blocks(levels, block_size) * (scale.unsqueeze(1) / 7), shape)

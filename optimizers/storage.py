@@ -11,9 +11,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimizers.quantize import SIGNED, UNSIGNED, ZERO_CODE, dequantize, quantize
+from optimizers.quantize import (
+    COARSE,
+    SIGNED,
+    UNSIGNED,
+    ZERO_CODE,
+    ZERO_PAIR,
+    dequantize,
+    dequantize_coarse,
+    quantize,
+    quantize_coarse,
+)
 
-__all__ = ["SIGNED", "UNSIGNED", "WHOLE", "Key", "Moment", "storage_of"]
+__all__ = ["COARSE", "SIGNED", "UNSIGNED", "WHOLE", "Key", "Moment", "storage_of"]
 
 SCALE = "_scale"  # what a state key ends in that holds the scales of 8-bit codes
 WHOLE = slice(0, None)
@@ -23,7 +33,7 @@ Key = tuple[int, int, int]  # (seed, the parameter's step, which tensor of the p
 class Moment(NamedTuple):
     """What a storage must know of a moment before there is one."""
 
-    kind: str  # SIGNED or UNSIGNED
+    kind: str  # SIGNED, UNSIGNED or COARSE: which codes `8bit` gives it
     shape: torch.Size
     exact: bool = False  # never compressed: a factor, a statistic, anything small that multiplies many elements
     read_only: bool = False  # the rule does not change it: not written back, since 8 bits would round it once more
@@ -69,7 +79,7 @@ class EightBits(FullPrecision):
     """1 + 4/block_size bytes an element; exact moments and tensors too small for a block's sake stay in full precision.
 
     `<name>` holds the codes, of the moment's shape, and `<name>_scale` one fp32 a block of the flattened moment.
-    Parts begin and end between blocks.
+    Parts begin and end between blocks. A COARSE moment takes half a byte an element; it is worked on as a whole.
     """
 
     def __init__(self, block_size: int, min_8bit_size: int) -> None:
@@ -78,20 +88,29 @@ class EightBits(FullPrecision):
     def zeros(self, name: str, moment: Moment, p: Tensor) -> dict[str, Tensor]:
         if moment.exact or moment.shape.numel() < self.min_8bit_size:
             return super().zeros(name, moment, p)
-        codes = torch.full(moment.shape, ZERO_CODE[moment.kind], dtype=torch.uint8, device=p.device)
-        blocks = -(-moment.shape.numel() // self.block_size)
+        count = moment.shape.numel()
+        blocks = -(-count // self.block_size)
+        if moment.kind == COARSE:
+            codes = torch.full((-(-count // 2),), ZERO_PAIR, dtype=torch.uint8, device=p.device)
+        else:
+            codes = torch.full(moment.shape, ZERO_CODE[moment.kind], dtype=torch.uint8, device=p.device)
         return {name: codes, name + SCALE: torch.zeros(blocks, dtype=torch.float32, device=p.device)}
 
     def load(self, state: dict[str, Any], name: str, moment: Moment, dtype: torch.dtype, part: slice = WHOLE) -> Tensor:
         codes, scale = cut(state[name], part), state.get(name + SCALE)
         if scale is None:
             return codes
+        if moment.kind == COARSE:
+            return dequantize_coarse(codes, scale, moment.shape, self.block_size).to(dtype)
         return dequantize(codes, cut(scale, self.blocks(part)), moment.kind, self.block_size).to(dtype)
 
     def store(
         self, state: dict[str, Any], name: str, moment: Moment, value: Tensor, key: Key, part: slice = WHOLE
     ) -> None:
-        if name + SCALE in state:
+        if name + SCALE in state and moment.kind == COARSE:
+            noise = uniform(value.numel(), key, value.device)
+            state[name], state[name + SCALE] = quantize_coarse(value, self.block_size, noise)
+        elif name + SCALE in state:
             codes, scale = quantize(value, moment.kind, self.block_size)
             cut(state[name], part).copy_(codes)
             cut(state[name + SCALE], self.blocks(part)).copy_(scale)
@@ -142,6 +161,12 @@ def stochastic_round(x: Tensor, key: Key, position: Tensor) -> Tensor:
     noise = hash32(position, key) & 0xFFFF
     rounded = ((x.contiguous().view(torch.int32) + noise) & -0x10000).view(torch.float32)
     return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)
+
+
+def uniform(count: int, key: Key, device: torch.device) -> Tensor:
+    """`count` numbers from [0, 1), fp32, the same ones for the same key."""
+    bits = hash32(torch.arange(count, dtype=torch.int32, device=device), key)
+    return (bits & 0xFFFFFF).float().mul_(2.0**-24)
 
 
 def hash32(position: Tensor, key: Key) -> Tensor:
