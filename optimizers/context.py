@@ -114,7 +114,7 @@ class Context:
         border = quantile(edge_threshold)
         self.edge = z > border
         careful = self.cosines[-RECENT:].mean() * EDGE[1] + EDGE[0]
-        target = torch.where(self.edge, careful, torch.where(z < -abs(border), STEADY, USUAL))
+        target = careful.where(self.edge, torch.full_like(z, STEADY).where(z < -abs(border), USUAL))
         self.multiplier = self.multiplier.lerp(target, adaptation_rate).clamp(LOWEST, HIGHEST)
 
     def direction(self, parameters: Sequence[Tensor], seed: int) -> Tensor:

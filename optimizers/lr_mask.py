@@ -2,7 +2,7 @@
 
 During warm-up an element's rate is bumped up where its gradient keeps its sign and down where it flips, between min_lr
 and max_lr; afterwards the mask is frozen. The sign is remembered in one bit an element. With 8-bit storage a rate is
-one of 256 even levels, and a bump, which is mostly smaller than a level, is rounded stochastically: it counts on average.
+one of 256 even levels, and a bump, mostly smaller than a level, is rounded stochastically: it counts on average.
 """
 
 from typing import Any
@@ -43,9 +43,9 @@ def update(state: dict[str, Any], g: Tensor, group: dict[str, Any]) -> None:
     same = positive == unpack(state["polarity"], g.shape)
     state["polarity"] = pack(positive)
     bump, mask = group["lr_bump"], state["lr_mask"]
-    change = torch.where(same, rise + bump, rise - bump)
+    change = same.to(torch.promote_types(mask.dtype, torch.float32)).mul_(2 * bump).add_(rise - bump)
     if mask.dtype == torch.uint8:
-        position = change.float().div_(level(group)).add_(mask)
+        position = change.div_(level(group)).add_(mask)
         mask.copy_(round_to_levels(position, (group["seed"], state["step"], SALT)))
     else:
         mask.add_(change).clamp_(group["min_lr"], group["max_lr"])

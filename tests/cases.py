@@ -49,6 +49,29 @@ def in_8_bits(moments: int, block_size: int = 256) -> Callable[[torch.Size], flo
     return lambda shape: moments * (1 + 4 * -(-shape.numel() // block_size) / shape.numel())
 
 
+def cameamp(scales: int = 0, came: bool = True, warm: bool = True) -> Callable[[torch.Size], float]:
+    """Mask, momentum, residual; second moment; slow momenta; and in the warm-up torque and one bit of sign."""
+
+    def per_parameter(shape: torch.Size) -> float:
+        n = shape.numel()
+        rows = shape[0] if len(shape) == 2 else 0
+        return 4 * (3 + came + scales + warm + rows / n) + warm * -(-n // 8) / n
+
+    return per_parameter
+
+
+def cameamp_8bit(scales: int = 0, warm: bool = True, block_size: int = 4096) -> Callable[[torch.Size], float]:
+    """The mask takes a byte and no scale, a slow momentum half a byte."""
+
+    def per_parameter(shape: torch.Size) -> float:
+        n = shape.numel()
+        rows = shape[0] if len(shape) == 2 else 0
+        one, half = in_8_bits(1, block_size)(shape), (-(-n // 2) + 4 * -(-n // block_size)) / n
+        return 1 + (3 + warm) * one + scales * half + (4 * rows + warm * -(-n // 8)) / n
+
+    return per_parameter
+
+
 ALL_8BIT = {"min_8bit_size": 0}  # the shapes of these tests are below the default
 CASES = [
     Case("Adam", scale_free=True),
@@ -88,6 +111,38 @@ CASES = [
             (ALL_8BIT | {"storage": "8bit"}, in_8_bits(2)),
         )
     ],
+    Case("Automagic_CameAMP", {"lr": 1e-3}, bytes_per_parameter=cameamp(), coupled=True, scale_free=True),
+    Case(
+        "Automagic_CameAMP",
+        {"lr": 1e-3, "came": False, "maximize": True, "full_finetune": True},
+        bytes_per_parameter=lambda s: cameamp(came=False)(s) - (4 / s[1] if len(s) == 2 else 0),
+        coupled=True,
+    ),
+    Case(
+        "Automagic_CameAMP",
+        {"lr": 1e-3, "storage": "bf16", "warmup_steps": 4},
+        bytes_per_parameter=lambda s: cameamp()(s) - 8,
+        coupled=True,
+    ),
+    Case(
+        "Automagic_CameAMP8bit",
+        ALL_8BIT | {"lr": 1e-3, "blocksize": 64, "warmup_steps": 4},
+        bytes_per_parameter=cameamp_8bit(block_size=64),
+        coupled=True,
+    ),
+    Case("Automagic_CameAMP_COptim", {"lr": 1e-3}, bytes_per_parameter=cameamp(4), coupled=True),
+    Case(
+        "Automagic_CameAMP_COptim",
+        {"lr": 1e-3, "context_window": 4, "momentum_scales": (2, 3), "warmup_steps": 4},
+        bytes_per_parameter=cameamp(2),
+        coupled=True,
+    ),
+    Case(
+        "Automagic_CameAMP_COptim8bit",
+        ALL_8BIT | {"lr": 1e-3, "warmup_steps": 4, "context_window": 4},
+        bytes_per_parameter=cameamp_8bit(4),
+        coupled=True,
+    ),
     Case("SparseAdam", sparse=True),
     Case("SparseAdam", {"storage": "bf16"}, sparse=True, bytes_per_parameter=lambda shape: 4.0),
 ]

@@ -1,6 +1,7 @@
 """The optimizers' formulas once more, slow and obvious, in NumPy and double precision."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -105,3 +106,99 @@ def sophia(p: Array, gradients: Sequence[Array], estimates: dict[int, Array], lr
         p = p - lr * 0.1 * p
         p = p - lr * np.clip(m / np.maximum(gamma * h, 1e-12), -1, 1)
     return p
+class CameAMP:
+    """Automagic_CameAMP for a group of tensors, element by element; `scales` and `context` make it the C-Optim one."""
+
+    def __init__(self, tensors: Sequence[Array], scales=(), window=None, came=True, **settings: float) -> None:
+        self.p = [p.copy() for p in tensors]
+        self.scales, self.window, self.came = scales, window, came
+        self.set = {"threshold": 0.95, "adaptation": 0.1, "decay": 5e-4, "W": 500, "eta": 2.0} | settings
+        zeros = lambda: [np.zeros_like(p) for p in tensors]  # noqa: E731
+        self.m, self.v, self.r, self.s = zeros(), zeros(), zeros(), zeros()
+        self.slow = {k: zeros() for k in scales}
+        self.sign = [np.zeros(p.shape, bool) for p in tensors]
+        self.mask = [np.full(p.shape, self.set["lr"]) for p in tensors]
+        self.peak, self.t = 1e-6, 0
+        self.rows = [
+            np.array([[1 / np.sqrt(np.sqrt(sum(x * x for x in row)) + self.set["eta"] ** -2)] for row in p])
+            if p.ndim == 2
+            else 1.0
+            for p in tensors
+        ]
+        self.directions: list[Array] = []
+        self.cosines: list[float] = []
+        self.losses: list[float] = []
+        self.multiplier, self.edge = 1.0, False
+
+    def step(self, gradients: Sequence[Array], lr: float, loss: float | None = None) -> None:
+        self.t += 1
+        if self.window:
+            self.watch(np.concatenate([g.reshape(-1) for g in gradients]), loss)
+        every = np.concatenate([np.abs(g).reshape(-1) for g in gradients])
+        self.rise, self.peak, self.lr = max(lr - self.peak, 0), max(lr, self.peak), lr
+        for i, g in enumerate(gradients):
+            self.one(i, g, every.sum(), every.mean(), every.std())
+
+    def one(self, i: int, raw: Array, total: float, mean: float, std: float) -> None:
+        t, W, p, m = self.t, self.set["W"], self.p[i], self.m[i]  # noqa: N806
+        g = raw * (1 - np.abs(raw) / total)
+        if self.came:
+            self.v[i] = 0.99 * self.v[i] + 0.01 * (g**2 + 1e-30)
+            h = g / np.sqrt(self.v[i])
+            h = h / max(1, np.linalg.norm(h) / np.sqrt(h.size))
+        else:
+            h = np.clip(g, -(t**0.25), t**0.25)
+        x = h
+        for k in self.scales:
+            if t % k == 0:
+                self.slow[k][i] = 0.9 * self.slow[k][i] + 0.1 * h
+        ticked = [k for k in self.scales if t >= k]
+        if ticked:
+            x = sum(self.slow[k][i] / (1 - 0.9 ** (t // k)) / k for k in ticked) / sum(1 / k for k in ticked)
+        if t < W / 2:
+            column = lambda y: y / np.maximum(np.sqrt((y**2).sum(0)), 1e-12)  # noqa: E731
+            self.s[i] = 0.9 * self.s[i] + 0.1 * column(m) * column(x)
+            m = expected = 0.9 * m + (1 + self.s[i]) / 2 * x
+        else:
+            beta = max(0.8 * 0.9995**t, 0.4)
+            m = beta * m + (1 - beta) * x
+            expected = 0.8 * m + 0.2 * x
+        self.m[i] = m
+        self.r[i] = 0.999 * self.r[i] + 0.001 * ((h - expected) ** 2 + 1e-16)
+        u = m / np.sqrt(self.r[i])
+        u = 0.9995**t * np.abs(u) * np.sign(g) + (1 - 0.9995**t) * u
+        if t < W / 2:
+            rest = u - (u * p).sum() / (p * p).sum() * p
+            u = rest * np.linalg.norm(u) / np.linalg.norm(rest)
+        if t < W:
+            self.bump(i, raw)
+        rate = self.mask[i] * self.rows[i] * self.lr / self.peak * self.multiplier
+        if t < W / 2:
+            p = p * (1 - rate * self.set["decay"] * 2 / (1 + np.exp(-4 * (np.abs(raw).mean() - mean) / std)))
+        self.p[i] = p - rate * u
+
+    def bump(self, i: int, g: Array) -> None:
+        for place in np.ndindex(g.shape):
+            same = (g[place] > 0) == self.sign[i][place]
+            rate = self.mask[i][place] + self.rise + (self.set["bump"] if same else -self.set["bump"])
+            self.mask[i][place] = min(max(rate, self.set["least"]), self.set["most"])
+            self.sign[i][place] = g[place] > 0
+
+    def watch(self, g: Array, loss: float | None) -> None:
+        direction = g / np.linalg.norm(g)
+        if self.directions:
+            self.cosines = [*self.cosines, float(direction @ self.directions[-1])][-self.window :]
+        self.directions.append(direction)
+        self.losses = self.losses if loss is None else [*self.losses, loss][-self.window :]
+        n, trouble = min(10, self.window // 2), []
+        for history, sign in ((self.losses, 1), (self.cosines, -1)):
+            if len(history) >= 2 * n:
+                early, late = np.array(history[:-n]), np.array(history[-n:])
+                error = early.std() * np.sqrt(1 / n + 1 / len(early)) + 1e-6 * abs(early).mean()
+                trouble.append(sign * (late.mean() - early.mean()) / error)
+        if trouble:
+            z, border = sum(trouble) / np.sqrt(len(trouble)), NormalDist().inv_cdf(self.set["threshold"])
+            self.edge = z > border
+            recent = np.array(([0.0] * 10 + self.cosines)[-min(10, self.window) :])
+            target = 0.5 + 0.3 * recent.mean() if self.edge else 1.2 if z < -border else 1.0
+            self.multiplier += self.set["adaptation"] * (target - self.multiplier)
