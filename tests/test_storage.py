@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from optimizers.storage import (
+    COARSE,
     SIGNED,
     STORAGES,
     UNSIGNED,
@@ -93,3 +94,41 @@ def test_small_tensors_stay_exact() -> None:
     for count, names in ((4095, {"m"}), (4096, {"m", "m_scale"})):
         p = torch.zeros(count)
         assert set(kept.zeros("m", Moment(SIGNED, p.shape), p)) == names
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 31])
+def test_a_coarse_moment_takes_half_a_byte_and_is_right_on_average(count: int) -> None:
+    kept = storage_of({"storage": "8bit", "block_size": 5, "min_8bit_size": 0})
+    p = torch.zeros(count)
+    moment = Moment(COARSE, p.shape)
+    state = kept.zeros("m", moment, p)
+    assert state["m"].numel() == -(-count // 2)
+    assert state["m_scale"].numel() == -(-count // 5)
+    assert not kept.load(state, "m", moment, torch.float32).any()
+    x = torch.linspace(-1, 0.3, count)
+    total = torch.zeros(count)
+    for step in range(2000):
+        kept.store(state, "m", moment, x, (0, step, 1))
+        y = kept.load(state, "m", moment, torch.float32)
+        assert ((y - x).abs() <= 1 / 7 + 1e-6).all()
+        total += y / 2000
+    torch.testing.assert_close(total, x, rtol=0, atol=0.01)
+
+
+def test_a_slow_coarse_moment_decays_and_a_nan_stays_in_its_block() -> None:
+    kept = storage_of({"storage": "8bit", "block_size": 1024, "min_8bit_size": 0})
+    p = torch.zeros(4096)
+    moment = Moment(COARSE, p.shape)
+    state = kept.zeros("m", moment, p)
+    value = torch.full((4096,), 0.5)
+    value[::1024] = 1.0  # holds the scale, so that 0.5 lies between two levels
+    for step in range(50):
+        kept.store(state, "m", moment, value, (0, step, 1))
+        value = kept.load(state, "m", moment, torch.float32) * 0.99
+        value[::1024] = 1.0
+    rest = torch.ones(4096, dtype=torch.bool)
+    rest[::1024] = False
+    assert value[rest].mean().item() == pytest.approx(0.5 * 0.99**50, rel=0.03)
+    value[5] = torch.nan
+    kept.store(state, "m", moment, value, (0, 51, 1))
+    assert kept.load(state, "m", moment, torch.float32).view(4, -1).isfinite().all(1).tolist() == [False, *[True] * 3]
