@@ -204,7 +204,7 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
             loaded.get("exp_avg_sq"),
             loaded.get("alignment"),
             {k: loaded[f"exp_avg_{k}"] for k in group["momentum_scales"] if self.c_optim},
-            together or magnitudes([g]),
+            Magnitudes(*(x.to(p.device) for x in together or magnitudes([g]))),
             step=state["step"],
             **{name: group[name] for name in self.settings},
         )

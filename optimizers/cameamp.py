@@ -114,7 +114,7 @@ def beside(u: Tensor, p: Tensor) -> Tensor:
 def magnitudes(gradients: list[Tensor]) -> Magnitudes:
     """Of a group's gradients, from their norms; one that is not finite is left out and spoils its own tensor alone."""
     device = gradients[0].device
-    dtype = torch.float64 if gradients[0].dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
     norms = [
         torch.stack([n.to(device) for n in torch._foreach_norm(gradients, order, dtype=dtype)]) for order in (1, 2)
     ]

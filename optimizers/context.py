@@ -135,7 +135,7 @@ class Context:
 
     def _draw(self, parameters: Sequence[Tensor], sizes: tuple[int, ...], seed: int) -> None:
         """Draw each parameter's share of the sample; directions of another sample do not compare."""
-        total, self.sizes = max(sum(sizes), 1), sizes
+        total, resumed, self.sizes = max(sum(sizes), 1), not self.sizes, sizes
         counts = [n if total <= SKETCH else -(-n * SKETCH // total) for n in sizes]
         self.samples, weights = [], []
         for index, (p, n, count) in enumerate(zip(parameters, sizes, counts, strict=True)):
@@ -144,7 +144,7 @@ class Context:
             self.samples.append(None if whole else (hash32(place, (seed, index, 0)).long() & 0xFFFFFFFF) % n)
             weights.append(torch.full((count,), (n / max(count, 1)) ** 0.5, device=parameters[0].device))
         self.weights = None if total <= SKETCH else torch.cat(weights)
-        if self.previous is not None and len(self.previous) != sum(counts):
+        if self.previous is not None and not (resumed and len(self.previous) == sum(counts)):
             self.previous = self.previous.new_zeros(sum(counts))
 
     def state_dict(self) -> dict[str, Any]:

@@ -408,3 +408,17 @@ def test_one_element_alone_still_moves() -> None:
         p.grad = torch.ones(1)
         optimizer.step()
     assert p.item() < 2.99
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_group_of_several_dtypes_and_a_group_that_comes_later(name: str) -> None:
+    dtypes = (torch.bfloat16, torch.float32, torch.float64)
+    parameters = [nn.Parameter(torch.ones(3000, dtype=dtype)) for dtype in dtypes]
+    optimizer = getattr(optimizers, name)(parameters[:2], lr=1e-2)
+    for step in range(4):
+        if step == 2:
+            optimizer.add_param_group({"params": parameters[2:], "lr": 1e-2})
+        for p in parameters[: 2 + step // 2]:
+            p.grad = wave(step, 3000, dtype=p.dtype)
+        optimizer.step()
+    assert all((p != 1).any() and p.isfinite().all() for p in parameters)
