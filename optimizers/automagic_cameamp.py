@@ -147,8 +147,8 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
             self.c_optim.report_loss(loss)
         group = self.param_groups[0]
         settings = {name: group[name] for name in ("context_window", "edge_threshold", "adaptation_rate")}
-        direction = self.c_optim.direction(parameters, group["seed"])
-        self.c_optim.update_context(direction, self.c_optim.take_loss(type(self).__name__), **settings)
+        direction, loss = self.c_optim.direction(parameters, group["seed"]), self.c_optim.take_loss(type(self).__name__)
+        self.c_optim.update_context(direction, -loss if loss is not None and group["maximize"] else loss, **settings)
 
     def _need_dense(self, p: Tensor) -> None:
         if p.grad is not None and p.grad.is_sparse:
@@ -166,7 +166,7 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         moments = {"exp_avg": Moment(SIGNED, p.shape), "exp_avg_res": Moment(UNSIGNED, p.shape)}
         if group["came"]:
             moments["exp_avg_sq"] = Moment(UNSIGNED, p.shape)
-        if self.state[p]["step"] < group["warmup_steps"]:
+        if "alignment" in self.state[p] or not self.state[p]["step"]:
             moments["alignment"] = Moment(SIGNED, p.shape)
         if self.c_optim is not None:
             moments |= {f"exp_avg_{k}": Moment(COARSE, p.shape) for k in group["momentum_scales"]}
@@ -187,7 +187,7 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         """Update one parameter; `together` are its group's magnitudes, by default its own."""
         state, storage = self.start(p, group), storage_of(group)
         state["step"] += 1
-        if state["step"] == group["warmup_steps"]:
+        if state["step"] >= group["warmup_steps"]:
             for name in WARMUP_ONLY:
                 state.pop(name, None)
         p_work, g = working(p), working(p.grad)  # type: ignore[arg-type]
@@ -210,9 +210,8 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         )
         key = (group["seed"], state["step"])
         for salt, (name, moment) in enumerate(moments.items(), start=1):
-            if (
-                moment.kind != COARSE or state["step"] % int(name.rpartition("_")[2]) == 0
-            ):  # between ticks nothing moved
+            period = int(name.removeprefix("exp_avg_")) if moment.kind == COARSE else 1
+            if state["step"] % period == 0:  # between its ticks a slow momentum rests as it is
                 storage.store(state, name, moment, loaded[name], (*key, salt))
         if p_work is not p:
             write_back(p, p_work, (*key, 0))

@@ -28,8 +28,7 @@ def start(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     else:
         dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
         state["lr_mask"] = torch.full(p.shape, lr, dtype=dtype, device=p.device)
-    if group["warmup_steps"]:
-        state["polarity"] = pack(torch.zeros(p.shape, dtype=torch.bool, device=p.device))
+    state["polarity"] = pack(torch.zeros(p.shape, dtype=torch.bool, device=p.device))
     return state
 
 

@@ -251,6 +251,8 @@ def test_trouble_is_an_edge_and_lowers_the_rate() -> None:
     falling = watch(CALM, [60.0 - t for t in range(60)])[0].c_optim
     assert falling.compute_contextual_lr_multiplier() > 1.1
     assert 0 < falling.compute_loss_stability() < 1
+    rising = watch(CALM, [1.0 * t for t in range(60)], maximize=True)[0].c_optim  # which is what it should do
+    assert rising.compute_contextual_lr_multiplier() > 1.1
     assert watch([1.0] * 12)[0].c_optim.detect_edge_case() is False  # too early to tell
 
 
@@ -422,3 +424,14 @@ def test_a_group_of_several_dtypes_and_a_group_that_comes_later(name: str) -> No
             p.grad = wave(step, 3000, dtype=p.dtype)
         optimizer.step()
     assert all((p != 1).any() and p.isfinite().all() for p in parameters)
+
+
+def test_the_end_of_the_warm_up_may_be_moved() -> None:
+    p = nn.Parameter(torch.ones(6, 5))
+    optimizer = optimizers.Automagic_CameAMP([p], lr=1e-3, warmup_steps=10)
+    for step in range(8):
+        optimizer.param_groups[0]["warmup_steps"] = 10 if step < 3 else 3 if step < 5 else 100
+        p.grad = wave(step, 6, 5, dtype=torch.float32)
+        optimizer.step()
+        assert ("polarity" in optimizer.state[p]) == ("alignment" in optimizer.state[p]) == (step < 3)
+    assert p.isfinite().all()
