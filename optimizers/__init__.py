@@ -4,14 +4,14 @@ from optimizers.adafactor import Adafactor
 from optimizers.adam import Adam
 from optimizers.adam8bit import Adam8bit, AdamW8bit
 from optimizers.adamw import AdamW
-from optimizers.came import CAME
-from optimizers.lamb import LAMB
 from optimizers.automagic_cameamp import (
     Automagic_CameAMP,
     Automagic_CameAMP8bit,
     Automagic_CameAMP_COptim,
     Automagic_CameAMP_COptim8bit,
 )
+from optimizers.came import CAME
+from optimizers.lamb import LAMB
 from optimizers.lion import Lion
 from optimizers.sophia import SophiaG, SophiaH
 from optimizers.sparse_adam import SparseAdam

@@ -106,6 +106,8 @@ def sophia(p: Array, gradients: Sequence[Array], estimates: dict[int, Array], lr
         p = p - lr * 0.1 * p
         p = p - lr * np.clip(m / np.maximum(gamma * h, 1e-12), -1, 1)
     return p
+
+
 class CameAMP:
     """Automagic_CameAMP for a group of tensors, element by element; `scales` and `context` make it the C-Optim one."""
 
