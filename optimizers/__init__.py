@@ -14,7 +14,9 @@ from optimizers.came import CAME
 from optimizers.lamb import LAMB
 from optimizers.lion import Lion
 from optimizers.sophia import SophiaG, SophiaH
+from optimizers.shampoo import Shampoo
 from optimizers.sparse_adam import SparseAdam
+from optimizers.sparse_memory_efficient_adam import SparseMemoryEfficientAdam
 from optimizers.torch_muon import TorchMuon
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "Lion",
     "SophiaG",
     "SophiaH",
+    "Shampoo",
     "SparseAdam",
+    "SparseMemoryEfficientAdam",
     "TorchMuon",
 ]

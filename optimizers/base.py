@@ -17,33 +17,40 @@ from torch.optim import Optimizer
 from optimizers.quantize import code_map, in_caches
 from optimizers.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
 
-__all__ = ["SIGNED", "UNSIGNED", "Common", "Moment", "Shell", "Unpack"]
+__all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell", "Unpack"]
 
 # Elementwise rules work through a big tensor in parts of so many elements: on a CPU all temporaries of a part stay in
 # its caches, on a GPU they are bounded.
 CPU_PART, GPU_PART = 1 << 17, 1 << 22
 
 
-class Common(TypedDict, total=False):
+class Basic(TypedDict, total=False):
     """The keyword arguments that every optimizer here takes.
 
-    maximize: ascend. storage: how moments rest between steps ("fp32", "bf16" or "8bit"); block_size and min_8bit_size:
-    elements a block, and elements below which a tensor's moments stay in full precision, both for "8bit" only.
+    maximize: ascend. storage: how moments rest between steps ("fp32", "bf16" or "8bit").
     seed: of everything that is drawn (stochastic rounding first of all).
     """
 
     maximize: bool
     storage: str
+    seed: int
+
+
+class Common(Basic, total=False):
+    """And those of the optimizers that have 8-bit storage.
+
+    block_size and min_8bit_size: elements a block, and elements below which a tensor's moments stay in full precision.
+    """
+
     block_size: int
     min_8bit_size: int
-    seed: int
 
 
 def _fraction(value: Any) -> bool:
     return 0 <= value < 1
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+def whole(least: int) -> tuple[Callable[[Any], bool], str]:
     return lambda x: isinstance(x, int) and x >= least, f"a whole number of at least {least}"
 
 
@@ -60,9 +67,11 @@ CHECKS: Checks = {
     "eps": (lambda eps: min(eps) >= 0 if isinstance(eps, tuple) else eps >= 0, "at least 0"),
     "weight_decay": (lambda decay: decay >= 0, "at least 0"),
     "storage": (lambda storage: storage in STORAGES, f"one of {', '.join(STORAGES)}"),
-    "block_size": _whole(1),
-    "min_8bit_size": _whole(0),
+    "block_size": whole(1),
+    "min_8bit_size": whole(0),
 }
+# The `checks` of an algorithm that does not work on whole blocks of 8-bit storage.
+NO_8BIT: Checks = {"storage": (lambda storage: storage in ("fp32", "bf16"), "one of fp32, bf16")}
 
 
 class Shell(Optimizer):
@@ -87,14 +96,14 @@ class Shell(Optimizer):
             arguments = inspect.signature(cls.rule).parameters.values()
             cls.settings = tuple(a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != "step")
 
-    def __init__(self, params: Iterable, defaults: dict[str, Any], common: Common) -> None:
+    def __init__(self, params: Iterable, defaults: dict[str, Any], common: Basic) -> None:
         known = {"maximize": False, "storage": self.storage, "block_size": 256, "min_8bit_size": 4096, "seed": 0}
         for name in common:
             if name not in known:
                 raise TypeError(
                     f"{type(self).__name__} takes no argument {name}; it takes {', '.join(defaults | known)}"
                 )
-        super().__init__(params, defaults | known | common)
+        super().__init__(params, known | defaults | common)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its settings; raises ValueError naming the argument and what it must be."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Common, Shell, Unpack, working
+from optimizers.base import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, working
 from optimizers.storage import rounded
 
 
@@ -36,9 +36,7 @@ class SparseAdam(Shell):
 
     moments = {"exp_avg": SIGNED, "exp_avg_sq": UNSIGNED}
     rule = staticmethod(sparse_adam)
-    checks = {
-        "storage": (lambda storage: storage in ("fp32", "bf16"), "one of fp32, bf16: rows do not end where blocks do")
-    }
+    checks = NO_8BIT  # rows do not end where blocks do
 
     def __init__(
         self,
@@ -46,7 +44,7 @@ class SparseAdam(Shell):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        **common: Unpack[Common],
+        **common: Unpack[Basic],
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps}, common)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -60,6 +61,17 @@ def cameamp(scales: int = 0, came: bool = True, warm: bool = True) -> Callable[[
     return per_parameter
 
 
+def preconditioned(moments: float, most: int = 10**9, vectors: bool = False) -> Callable[[torch.Size], float]:
+    """Shampoo: `moments` bytes, and 8·d² for each dimension d of each block of at most `most` in all of them."""
+
+    def per_parameter(shape: torch.Size) -> float:
+        sides = [[min(most, n - begin) for begin in range(0, n, most)] for n in shape]
+        blocks = product(*sides) if vectors or len(shape) > 1 else []
+        return moments + 8 * sum(d * d for block in blocks for d in block) / shape.numel()
+
+    return per_parameter
+
+
 def cameamp_8bit(scales: int = 0, warm: bool = True, block_size: int = 4096) -> Callable[[torch.Size], float]:
     """The mask takes a byte and no scale, a slow momentum half a byte."""
 
@@ -72,6 +84,19 @@ def cameamp_8bit(scales: int = 0, warm: bool = True, block_size: int = 4096) -> 
     return per_parameter
 
 
+def clocked(moments: float, block_size: int) -> Callable[[torch.Size], float]:
+    return lambda shape: moments + 4 * -(-shape.numel() // block_size) / shape.numel()
+
+
+SHAMPOO_1802_09568 = {
+    "betas": (0.0, 1.0),
+    "relative_eps": False,
+    "grafting": None,
+    "max_preconditioner_dim": None,
+    "precondition_every": 1,
+    "start_step": 1,
+}
+SMALL_BLOCKS = {"max_preconditioner_dim": 20, "precondition_every": 2, "start_step": 2}
 ALL_8BIT = {"min_8bit_size": 0}  # the shapes of these tests are below the default
 CASES = [
     Case("Adam", scale_free=True),
@@ -141,6 +166,27 @@ CASES = [
         "Automagic_CameAMP_COptim8bit",
         ALL_8BIT | {"lr": 1e-3, "warmup_steps": 4, "context_window": 4},
         bytes_per_parameter=cameamp_8bit(4),
+        coupled=True,
+    ),
+    Case("Shampoo", bytes_per_parameter=preconditioned(8), scale_free=True),
+    Case("Shampoo", SMALL_BLOCKS, bytes_per_parameter=preconditioned(8, 20), scale_free=True),
+    Case(
+        "Shampoo",
+        ALL_8BIT | SMALL_BLOCKS | {"storage": "8bit", "weight_decay": 0.1},
+        bytes_per_parameter=lambda shape: in_8_bits(2)(shape) + preconditioned(0, 20)(shape),
+    ),
+    Case("Shampoo", SHAMPOO_1802_09568, bytes_per_parameter=preconditioned(0, vectors=True)),
+    Case(
+        "SparseMemoryEfficientAdam",
+        {"sparsity_ratio": 1.0, "storage": "fp32"},
+        bytes_per_parameter=clocked(8, 1024),
+        scale_free=True,
+        coupled=True,
+    ),
+    Case(
+        "SparseMemoryEfficientAdam",
+        {"block_size": 64, "sparsity_ratio": 0.5, "seed": 1},  # its second draw has the block with the NaN
+        bytes_per_parameter=clocked(4, 64),
         coupled=True,
     ),
     Case("SparseAdam", sparse=True),

@@ -48,9 +48,8 @@ def test_our_yaml_has_every_argument_of_the_constructor(name: str) -> None:
     if not spec["_target_"].startswith("optimizers."):
         return
     known = accepted(inspect.signature(resolve("optimizer", spec)).parameters)
-    unused = {"block_size", "min_8bit_size"} if name == "sparse_adam" else set()  # it has no 8-bit storage
     assert known is not None
-    assert set(arguments(spec)) == known - {"params"} - unused
+    assert set(arguments(spec)) == known - {"params"}
 
 
 def test_aliases_are_hf_trainers_names() -> None:
