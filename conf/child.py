@@ -26,20 +26,35 @@ def identify(parts: list[Part], device: str, send: Send) -> None:
 
 
 def look(parts: list[Part], device: str, send: Send) -> None:
-    """Send {}, then the `target` of each part, in their order, its class imported and its arguments checked."""
+    """Send {}, then the `target` of each part, in their order, its class imported, its arguments checked and tried."""
     send({})
     for part in parts:
         send(_answer("target", _target_of, part))
 
 
 def _target_of(kind: str, spec: dict[str, Any], listed_only: bool) -> str:
-    from conf.build import build_workload, check_arguments, resolve
+    from conf.build import build_workload, check_arguments, optimizer_builder, resolve
 
     cls = resolve(kind, spec, listed_only)
     check_arguments(kind, cls, spec)
     if kind == "workload":
         build_workload(spec, listed_only)
+    else:
+        _try_arguments(cls.__name__, optimizer_builder(spec, listed_only))
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _try_arguments(name: str, build: Callable[..., Any]) -> None:
+    """Raise Refused for values that the constructor says it cannot take; whatever else happens, a run will tell."""
+    import torch
+
+    try:
+        build([("weight", torch.nn.Parameter(torch.ones(2, 2)))])
+    except ValueError as error:
+        line = str(error).partition("\n")[0]
+        raise Refused(f"optimizer: {line if line.startswith(name) else f'{name}: {line}'}") from error
+    except Exception:
+        return
 
 
 def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:

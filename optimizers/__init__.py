@@ -13,8 +13,8 @@ from optimizers.automagic_cameamp import (
 from optimizers.came import CAME
 from optimizers.lamb import LAMB
 from optimizers.lion import Lion
-from optimizers.sophia import SophiaG, SophiaH
 from optimizers.shampoo import Shampoo
+from optimizers.sophia import SophiaG, SophiaH
 from optimizers.sparse_adam import SparseAdam
 from optimizers.sparse_memory_efficient_adam import SparseMemoryEfficientAdam
 from optimizers.torch_muon import TorchMuon
@@ -32,9 +32,9 @@ __all__ = [
     "Automagic_CameAMP_COptim",
     "Automagic_CameAMP_COptim8bit",
     "Lion",
+    "Shampoo",
     "SophiaG",
     "SophiaH",
-    "Shampoo",
     "SparseAdam",
     "SparseMemoryEfficientAdam",
     "TorchMuon",

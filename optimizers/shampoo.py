@@ -48,7 +48,7 @@ def shampoo(
     precondition_every: int,
     start_step: int,
 ) -> None:
-    """m: moment like p, or none, and the gradient itself is preconditioned; v: Adam's, or none where nothing is grafted.
+    """m: moment like p; without it the gradient itself is preconditioned. v: Adam's; without it nothing is grafted.
 
     beta2 = 1 sums instead of averaging. Decay is decoupled.
     """

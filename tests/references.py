@@ -41,6 +41,79 @@ def adafactor(p: Array, gradients: Sequence[Array], eps=(1e-30, 1e-3), d=1.0) ->
     return p
 
 
+def sparse_memory_efficient_adam(
+    p: Array,
+    gradients: Sequence[Array],
+    drawn: Sequence[Sequence[int]],
+    block_size: int,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    decay=1e-2,
+    warmup=(1000, 0.1),
+    fall=(10000, 0.1),
+) -> Array:
+    """AdamW on the blocks of a vector that each step draws, each with its own count of updates."""
+    p = p.copy()
+    m, v, count = np.zeros_like(p), np.zeros_like(p), np.zeros(-(-len(p) // block_size), dtype=int)
+    for g, blocks in zip(gradients, drawn, strict=True):
+        for b in blocks:
+            count[b] += 1
+            t = count[b]
+            rate = lr * min(1, warmup[1] + (1 - warmup[1]) * t / warmup[0])
+            if t > fall[0]:
+                rate *= 1 - (1 - fall[1]) * min(1, (t - fall[0]) / fall[0])
+            for i in range(b * block_size, min((b + 1) * block_size, len(p))):
+                m[i] = betas[0] * m[i] + (1 - betas[0]) * g[i]
+                v[i] = betas[1] * v[i] + (1 - betas[1]) * g[i] ** 2
+                p[i] -= rate * decay * p[i]
+                p[i] -= rate * np.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t) * m[i] / (np.sqrt(v[i]) + eps)
+    return p
+
+
+def shampoo(
+    p: Array,
+    gradients: Sequence[Array],
+    most: int,
+    every: int,
+    start: int,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    ridge=1e-6,
+    decay=0.0,
+) -> Array:
+    """Blocked Shampoo for matrices: averaged statistics, roots now and then, the norm of Adam's step for each block."""
+    p = p.copy()
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    blocks = [np.s_[i : i + most, j : j + most] for i in range(0, p.shape[0], most) for j in range(0, p.shape[1], most)]
+    left, right = [0.0] * len(blocks), [0.0] * len(blocks)
+    left_root, right_root = [0.0] * len(blocks), [0.0] * len(blocks)
+
+    def fourth_root(h: Array) -> Array:
+        values, vectors = np.linalg.eigh(h)
+        return vectors @ np.diag((values + ridge * values.max()) ** -0.25) @ vectors.T
+
+    for t, g in enumerate(gradients, start=1):
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        m_hat = m / (1 - betas[0] ** t)
+        adams = m_hat / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+        p = p - lr * decay * p
+        for b, block in enumerate(blocks):
+            left[b] = betas[1] * left[b] + (1 - betas[1]) * g[block] @ g[block].T
+            right[b] = betas[1] * right[b] + (1 - betas[1]) * g[block].T @ g[block]
+            if t >= start and (t - start) % every == 0:
+                left_root[b] = fourth_root(left[b] / (1 - betas[1] ** t))
+                right_root[b] = fourth_root(right[b] / (1 - betas[1] ** t))
+            step = adams[block]
+            if t >= start:
+                step = left_root[b] @ m_hat[block] @ right_root[b]
+                step = step * np.linalg.norm(adams[block]) / np.linalg.norm(step)
+            p[block] = p[block] - lr * step
+    return p
+
+
 def sparse_adam(p: Array, touched: Sequence[tuple[Array, Array]], lr: float, betas=(0.9, 0.999), eps=1e-8) -> Array:
     """Adam on some rows at a time: (row numbers, their gradients) for each step."""
     m, v = np.zeros_like(p), np.zeros_like(p)

@@ -4,6 +4,7 @@ import copy
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -238,6 +239,15 @@ def test_bf16_weights_move_where_nearest_rounding_would_not() -> None:
         ("LAMB", {"max_grad_norm": 0.0}, "max_grad_norm"),
         ("SophiaG", {"eps": 0.0}, "eps must be above 0"),
         ("SophiaH", {"gamma": -1.0}, "gamma"),
+        ("SparseAdam", {"storage": "8bit"}, "one of fp32, bf16"),
+        ("SparseMemoryEfficientAdam", {"sparsity_ratio": 0.0}, "sparsity_ratio must be in \\(0, 1\\]"),
+        ("SparseMemoryEfficientAdam", {"storage": "8bit"}, "one of fp32, bf16"),
+        ("SparseMemoryEfficientAdam", {"warmup_steps": 0}, "warmup_steps"),
+        ("Shampoo", {"betas": (0.9, 1.1)}, "betas"),
+        ("Shampoo", {"matrix_eps": 0.0}, "matrix_eps"),
+        ("Shampoo", {"grafting": "sgd"}, "adam or None"),
+        ("Shampoo", {"max_preconditioner_dim": 0}, "max_preconditioner_dim"),
+        ("Shampoo", {"grafting": None}, "start_step=1"),
     ],
     ids=str,
 )
@@ -267,6 +277,73 @@ def test_the_other_kind_of_gradient_is_refused() -> None:
     p.grad = torch.ones(4, 2).to_sparse(1)
     with pytest.raises(RuntimeError, match="dense gradients"):
         optimizers.AdamW([p]).step()
+
+
+def test_blocks_are_drawn_from_the_whole_group_by_seed_and_step_alone() -> None:
+    from optimizers.sparse_memory_efficient_adam import draw
+
+    counts = [3, 0, 40, 1, 16]
+    assert len({str(draw(counts, 0.25, key)) for key in ((0, 1), (0, 2), (1, 1), (-1, 1))}) == 4
+    times = [np.zeros(count) for count in counts]
+    for step in range(2000):
+        drawn = draw(counts, 0.25, (0, step))
+        assert sum(map(len, drawn)) == 15
+        for numbers, time in zip(drawn, times, strict=True):
+            assert (np.diff(numbers) > 0).all()
+            time[numbers] += 1
+    assert (np.abs(np.concatenate(times) - 500) < 100).all()  # five standard deviations
+    assert [len(numbers) for numbers in draw([2, 3], 0.1, (0, 0))].count(1) == 1
+    assert not any(map(len, draw([0], 0.1, (0, 0))))
+
+
+def test_a_block_that_is_not_drawn_stays_as_it_is() -> None:
+    p = nn.Parameter(torch.randn(70, 10, generator=torch.Generator().manual_seed(0)))
+    optimizer = optimizers.SparseMemoryEfficientAdam([p], block_size=64, sparsity_ratio=0.3)
+    for _ in range(4):
+        before = p.detach().clone()
+        state = {name: value.clone() for name, value in optimizer.state[p].items() if name in optimizer.moments}
+        clocks = optimizer.state[p]["block_step"].clone() if state else torch.zeros(11)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        drawn = (optimizer.state[p]["block_step"] != clocks).repeat_interleave(64)[:700]
+        assert torch.equal((p != before).flatten(), drawn)
+        for name, value in state.items():
+            assert torch.equal(optimizer.state[p][name].flatten()[~drawn], value.flatten()[~drawn])
+
+
+def test_roots_survive_a_nan() -> None:
+    p = nn.Parameter(torch.ones(6, 4))
+    optimizer = optimizers.Shampoo([p], precondition_every=1, start_step=1, max_preconditioner_dim=4)
+    for step in range(3):
+        p.grad = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+        if step == 2:
+            roots = optimizer.state[p]["roots"].clone()
+            p.grad[0, 0] = torch.nan
+        optimizer.step()
+    now = optimizer.state[p]["roots"]
+    assert now.isfinite().all()
+    hurt = 2 * 4 * 4  # the first block is 4×4, the other 2×4
+    assert torch.equal(now[:hurt], roots[:hurt])
+    assert not torch.equal(now[hurt:], roots[hurt:])
+    assert p[:4].isnan().all()
+    assert p[4:].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(7,), (9, 4), (5, 8, 3)], ids=str)
+def test_shampoos_blocks_tile_a_tensor(shape: tuple[int, ...]) -> None:
+    from optimizers.shampoo import cuts, in_blocks, joined
+
+    x = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    seen, count = torch.zeros(shape), 0
+    for where, size, blocks in cuts(shape, 4):
+        cut = in_blocks(x[where], size)
+        assert cut.shape == (blocks, *size)
+        assert torch.equal(cut[0], x[where][tuple(slice(0, d) for d in size)])
+        assert torch.equal(joined(cut, x[where].shape), x[where])
+        seen[where] += 1
+        count += blocks
+    assert (seen == 1).all()
+    assert count == torch.Size([-(-n // 4) for n in shape]).numel()
 
 
 def test_torch_muon_routes_matrices_and_resumes() -> None:

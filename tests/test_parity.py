@@ -13,7 +13,7 @@ from torch import nn
 
 import optimizers
 from tests import references
-from tests.cases import Case, fill_gradients, parameters_for, train
+from tests.cases import SHAMPOO_1802_09568, Case, fill_gradients, parameters_for, train
 
 
 def hf_adafactor(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
@@ -29,15 +29,26 @@ def their_came(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
 
 
 TORCH_OPTIMIZERS_LAMB = {"bias_correction": False, "phi": (None, 10.0)}
+
+
+def po_shampoo(parameters: Any) -> torch.optim.Optimizer:
+    from pytorch_optimizer import Shampoo
+
+    return Shampoo(parameters, lr=1e-2, matrix_eps=1e-6)
+
+
 ORACLES = [
     ("Adam", {}, torch.optim.Adam, {}),
     ("Adam", {"weight_decay": 0.1}, torch.optim.Adam, {"weight_decay": 0.1}),
     ("Adam", {"amsgrad": True, "maximize": True}, torch.optim.Adam, {"amsgrad": True, "maximize": True}),
     ("AdamW", {}, torch.optim.AdamW, {}),
     ("AdamW", {"weight_decay": 0.3, "amsgrad": True}, torch.optim.AdamW, {"weight_decay": 0.3, "amsgrad": True}),
+    ("AdamW", {"maximize": True}, torch.optim.AdamW, {"maximize": True}),
     ("AdamW", {"betas": (0.5, 0.8), "eps": 1e-3}, torch.optim.AdamW, {"betas": (0.5, 0.8), "eps": 1e-3, "fused": True}),
     ("Adafactor", {}, hf_adafactor, {}),
     ("Adafactor", {}, torch.optim.Adafactor, {}),
+    ("Adafactor", {"maximize": True}, torch.optim.Adafactor, {"maximize": True}),
+    ("Shampoo", SHAMPOO_1802_09568 | {"lr": 1e-2, "matrix_eps": 1e-6}, po_shampoo, {}),
     *[
         ("Adafactor", arguments, hf_adafactor, arguments)
         for arguments in (
@@ -152,6 +163,63 @@ def test_lamb_leaves_a_tensor_of_zeros_its_plain_step() -> None:
     p.grad = torch.tensor([1.0, -2.0, 3.0])
     optimizers.LAMB([p], lr=0.1, eps=0.0).step()
     torch.testing.assert_close(p.detach(), torch.tensor([-0.1, 0.1, -0.1]))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (8, 8), (3, 11), (1, 4)], ids=str)
+@pytest.mark.parametrize(("most", "every", "start"), [(4, 1, 1), (4, 3, 2), (100, 2, 5)])
+def test_blocked_shampoo_equals_the_plain_formula(shape: tuple[int, int], most: int, every: int, start: int) -> None:
+    rng = np.random.default_rng(0)
+    begin, gradients = rng.normal(size=shape), [rng.normal(size=shape) for _ in range(12)]
+    p = nn.Parameter(torch.tensor(begin))
+    optimizer = optimizers.Shampoo(
+        [p], lr=1e-2, weight_decay=0.1, max_preconditioner_dim=most, precondition_every=every, start_step=start
+    )
+    for g in gradients:
+        p.grad = torch.tensor(g)
+        optimizer.step()
+    expected = references.shampoo(begin, gradients, most, every, start, lr=1e-2, decay=0.1)
+    np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("count", "block_size"), [(23, 5), (20, 5), (3, 5)])
+def test_sparse_memory_efficient_adam_equals_the_plain_formula(count: int, block_size: int) -> None:
+    rng = np.random.default_rng(0)
+    begin, gradients = rng.normal(size=count), [rng.normal(size=count) for _ in range(40)]
+    p = nn.Parameter(torch.tensor(begin))
+    schedule = {"warmup_steps": 4, "warmup_factor": 0.2, "lr_decay_steps": 7, "lr_decay_factor": 0.5}
+    optimizer = optimizers.SparseMemoryEfficientAdam(
+        [p], block_size=block_size, sparsity_ratio=0.5, storage="fp32", **schedule
+    )
+    drawn, before = [], torch.zeros(-(-count // block_size))
+    for g in gradients:
+        p.grad = torch.tensor(g)
+        optimizer.step()
+        after = optimizer.state[p]["block_step"].clone()
+        drawn.append((after - before).nonzero().flatten().tolist())
+        before = after
+    assert {len(blocks) for blocks in drawn} == {max(1, len(before) // 2)}
+    assert before.max() > 14  # the rate has fallen to its end
+    expected = references.sparse_memory_efficient_adam(
+        begin, gradients, drawn, block_size, warmup=(4, 0.2), fall=(7, 0.5)
+    )
+    np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        (1, [0.4998986, -0.25010065, 1.00009989, -1.49989759, 0.75010014, 0.099899]),
+        (10, [0.499559, -0.25012121, 1.0004792, -1.4997046, 0.74981616, 0.09960102]),
+    ],
+)
+def test_sparse_memory_efficient_adam_equals_the_published_class(updates: int, expected: list[float]) -> None:
+    """Where every tensor is drawn: what the class behind the document gives, its moments in full precision."""
+    p = nn.Parameter(torch.tensor([[0.5, -0.25, 1.0], [-1.5, 0.75, 0.1]], dtype=torch.float64))
+    optimizer = optimizers.SparseMemoryEfficientAdam([p], sparsity_ratio=1.0, storage="fp32")
+    for t in range(1, updates + 1):
+        p.grad = torch.sin(0.7 * t + 1.3 * torch.arange(6, dtype=torch.float64)).view(2, 3)
+        optimizer.step()
+    torch.testing.assert_close(p.detach().flatten(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-8)
 
 
 def test_sparse_adam_equals_the_plain_formula() -> None:
