@@ -119,7 +119,7 @@ class SparseMemoryEfficientAdam(Shell):
     def update(self, p: Tensor, numbers: np.ndarray, group: dict[str, Any]) -> None:
         """Update the blocks of one tensor that have these numbers; the short one is a table of its own."""
         state = self.state[p]
-        flat = [x.reshape(-1) for x in (p, p.grad, *(state[name] for name in self.moments))]  # type: ignore[union-attr]
+        flat = [x.reshape(-1) for x in (p, p.grad, *(state[name] for name in self.moments))]
         whole_blocks, rest = divmod(p.numel(), group["block_size"])
         for first, count, width in ((0, whole_blocks, group["block_size"]), (whole_blocks, 1, rest)):
             rows = numbers[(numbers >= first) & (numbers < first + count)] - first
@@ -147,10 +147,10 @@ class SparseMemoryEfficientAdam(Shell):
         g = (-g if group["maximize"] else g).to(p.dtype)
         moments = [moment.to(p.dtype) for moment in moments]
         clock = clocks.index_select(0, rows) + 1
-        self.rule(p, g, *moments, clock.double(), **{name: group[name] for name in self.settings})
+        self.rule(p, g, *(*moments, clock.double()), **{name: group[name] for name in self.settings})
         clocks.index_copy_(0, rows, clock)
         width = tables[0].shape[1]
-        position = begin + rows.int().unsqueeze(1) * width + torch.arange(width, dtype=torch.int32, device=rows.device)
+        position = (begin + rows.unsqueeze(1) * width + torch.arange(width, device=rows.device)).int()
         for salt, (table, value) in enumerate(zip((tables[0], *tables[2:]), (p, *moments), strict=True)):
             table.index_copy_(0, rows, rounded(value, table.dtype, (*key, salt), position))
 
