@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optimizers import lr_mask
-from optimizers.base import SIGNED, UNSIGNED, Checks, Common, Moment, Shell, Unpack, _fraction, _whole, working
+from optimizers.base import SIGNED, UNSIGNED, Checks, Common, Moment, Shell, Unpack, _fraction, whole, working
 from optimizers.cameamp import Magnitudes, cameamp, magnitudes
 from optimizers.context import Context
 from optimizers.storage import COARSE, storage_of, write_back
@@ -62,8 +62,8 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         "clip_threshold": (lambda x: x > 0, "above 0"),
         "eta": (lambda x: x > 0, "above 0"),
         "beta1_decay": SHARE,
-        "warmup_steps": _whole(0),
-        "context_window": _whole(2),
+        "warmup_steps": whole(0),
+        "context_window": whole(2),
         "edge_threshold": SHARE,
         "adaptation_rate": SHARE,
         "momentum_scales": (_scales, "different whole numbers of at least 1"),
