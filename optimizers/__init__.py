@@ -11,6 +11,7 @@ from optimizers.automagic_cameamp import (
     Automagic_CameAMP_COptim8bit,
 )
 from optimizers.came import CAME
+from optimizers.custom_adamw import CustomAdamW
 from optimizers.lamb import LAMB
 from optimizers.lion import Lion
 from optimizers.shampoo import Shampoo
@@ -31,6 +32,7 @@ __all__ = [
     "Automagic_CameAMP8bit",
     "Automagic_CameAMP_COptim",
     "Automagic_CameAMP_COptim8bit",
+    "CustomAdamW",
     "Lion",
     "Shampoo",
     "SophiaG",
