@@ -110,6 +110,22 @@ CASES = [
     Case("AdamW8bit"),  # all too small for 8 bits
     Case("Lion", {"weight_decay": 0.1}, bytes_per_parameter=lambda shape: 4.0, scale_free=True),
     Case("Lion", ALL_8BIT | {"storage": "8bit"}, bytes_per_parameter=in_8_bits(1)),
+    Case("CustomAdamW", ALL_8BIT, bytes_per_parameter=lambda s: in_8_bits(2)(s) + 4 + 4 / s.numel()),  # SPD, TAM
+    Case("CustomAdamW", {"storage": "fp32", "lr": 1e-2}, bytes_per_parameter=lambda s: 12 + 4 / s.numel()),
+    Case(
+        "CustomAdamW",
+        {
+            "storage": "bf16",
+            "use_orthogonal_grad": True,
+            "use_cautious": True,
+            "weight_decay": 0.1,
+            "use_grams": False,
+            "use_spd": False,
+            "use_tam": False,
+            "use_adopt_stability": False,
+        },
+        bytes_per_parameter=lambda shape: 4.0,
+    ),
     Case("Adafactor", bytes_per_parameter=factored(0), scale_free=True),
     Case("Adafactor", {"beta1": 0.9, "weight_decay": 0.01}, bytes_per_parameter=factored(4)),
     Case(

@@ -277,3 +277,74 @@ class CameAMP:
             recent = np.array(([0.0] * 10 + self.cosines)[-min(10, self.window) :])
             target = 0.5 + 0.3 * recent.mean() if self.edge else 1.2 if z < -border else 1.0
             self.multiplier += self.set["adaptation"] * (target - self.multiplier)
+
+
+def custom_adamw(
+    parameters: Sequence[Array],
+    gradients: Sequence[Sequence[Array]],
+    pairs: Sequence[tuple[int, int]] = (),
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    decay=1e-2,
+    spd=0.1,
+    adopt=True,
+    grams=True,
+    cautious=False,
+    orthogonal=False,
+    agr=True,
+    tam=0.999,
+    eta=21.0,
+    curve=(1000, 0.7, 0.1),
+) -> list[Array]:
+    """Document 004's CustomAdamW over all parameters at once; `pairs` are the (A, B) places of LoRA factors.
+
+    None in the place of a technique's number turns it off. Every A is read before any parameter moves.
+    """
+    now = [p.astype(float) for p in parameters]
+    m, v = [0 * p for p in now], [0 * p for p in now]
+    alignment = [0.0] * len(now)
+    in_pairs = {place for pair in pairs for place in pair}
+    for t, all_g in enumerate(gradients, start=1):
+        last = list(now)
+        for i, (p, loss_g) in enumerate(zip(last, all_g, strict=True)):
+            g = loss_g
+            if orthogonal:
+                g = g - (p * g).sum() / (p * p).sum() * p
+                g = g * np.linalg.norm(loss_g) / np.linalg.norm(g)
+            if agr:
+                g = g * (1 - np.abs(g) / np.abs(g).sum())
+            damping = 1.0
+            if tam is not None:
+                lengths = np.linalg.norm(m[i]) * np.linalg.norm(g)
+                alignment[i] = tam * alignment[i] + (1 - tam) * ((m[i] * g).sum() / lengths if lengths else 0)
+                damping = 1e-8 + (1 + alignment[i]) / 2
+            if adopt and t == 1:
+                v[i] = g**2
+                continue
+            if adopt:
+                c = (t - 1) ** 0.25
+                m[i] = betas[0] * m[i] + (1 - betas[0]) * np.clip(damping * g / np.maximum(np.sqrt(v[i]), eps), -c, c)
+                v[i] = betas[1] * v[i] + (1 - betas[1]) * g**2
+                u = m[i]
+            else:
+                m[i] = betas[0] * m[i] + (1 - betas[0]) * damping * g
+                v[i] = betas[1] * v[i] + (1 - betas[1]) * g**2
+                u = m[i] / (1 - betas[0] ** t) / (np.sqrt(v[i] / (1 - betas[1] ** t)) + eps)
+            if grams:
+                u = np.sign(g) * np.abs(u)
+            if cautious:
+                u = u * (u * g > 0) * u.size / ((u * g > 0).sum() + 1)
+            for a, b in pairs:
+                if b == i and eta is not None:
+                    rows = np.linalg.norm(p @ last[a], axis=1)
+                    u = u / np.sqrt(rows + 1 / eta**2)[:, None]
+            share = max(curve[2], curve[1] ** max(0, (t - curve[0]) / curve[0])) if curve and i in in_pairs else 1
+            new = p - lr * decay * share * p - lr * u
+            if spd is not None:
+                anchor = 0 if i in in_pairs else parameters[i]
+                far, was = np.linalg.norm(new - anchor), np.linalg.norm(p - anchor)
+                if (loss_g * (p - anchor)).sum() > 0:
+                    new = new - spd * np.clip((far - was) / far, 0, 1) * (new - anchor)
+            now[i] = new
+    return now
