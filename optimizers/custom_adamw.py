@@ -105,7 +105,8 @@ class CustomAdamW(Shell):
 
     - use_orthogonal_grad, use_agr: change the gradient. Grams and Cautious see what they leave, SPD sees the loss's.
     - use_tam: the first moment takes a damped gradient. `tam_beta` is its γ: 0.999 in the document, 0.9 in the paper.
-    - use_adopt_stability: ADOPT in place of Adam's moments. Its first step moves nothing.
+    - use_adopt_stability: ADOPT in place of Adam's moments. Its first step moves nothing. It divides by v as that has
+      rested: 8 bits keep above 0 what is above 0, and the clip bounds what is left.
     - use_grams or use_cautious: not both.
     - use_alora: ALLoRA's rates for the rows of B. `alora_ratio` is its η, the rate of B over that of A at B = 0. Every
       A is read before any parameter moves, so the parameters' order does not matter.
@@ -199,17 +200,20 @@ class CustomAdamW(Shell):
 
     def start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state = super().start(p, group)
-        if group["use_spd"] and p not in self.in_pairs and "anchor" not in state:
+        if p in self.in_pairs:
+            state.pop("anchor", None)  # its partner came later than its first step
+        elif group["use_spd"] and "anchor" not in state:
             state["anchor"] = p.detach().clone()
         return state
 
     def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
         parameter = group["parameter"]
         kept = dict(zip(self.layout(p, group), moments, strict=True))
+        paired = parameter in self.in_pairs
         anchor = self.state[parameter].get("anchor")
         rates = self._row_rates(p, parameter, group)
         settings = {name: group[name] for name in self.settings}
-        if group["dynamic_weight_decay"] and parameter in self.in_pairs:
+        if group["dynamic_weight_decay"] and paired:
             curve = (group["wd_transition_steps"], group["wd_decay_factor"], group["wd_min_ratio"])
             settings["weight_decay"] *= decay_share(step, *curve)
         m, v, v_max, alignment = (kept.get(name) for name in (*self.moments, "max_exp_avg_sq", "momentum_alignment"))

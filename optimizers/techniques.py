@@ -89,7 +89,8 @@ def row_norms(b: Tensor, gram: Tensor) -> Tensor:
 def allora(norms: Tensor, eta: float) -> Tensor:
     """ALLoRA, Huang & Balestriero 2024, arXiv:2410.09692: the rate of each row of B, 1/√(‖(BA)ᵢ‖ + 1/η²).
 
-    At B = 0 it is η: then it is the ratio of the rates of B and A that LoRA+ asks for (arXiv:2402.12354).
+    The paper scales the gradient; Adam divides such a scale out again, so here it is the step that is scaled. At
+    B = 0 it is η: then it is the ratio of the rates of B and A that LoRA+ asks for (arXiv:2402.12354).
     """
     return (norms + 1 / eta**2).rsqrt_()
 

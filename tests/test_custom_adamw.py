@@ -124,6 +124,18 @@ def test_a_pair_is_found_across_groups() -> None:
     assert optimizer.get_optimization_info()["lora"]["pairs"] == 1
 
 
+def test_a_partner_may_come_later() -> None:
+    a, b = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4, 2))
+    optimizer = CustomAdamW([("lora_A", a)])
+    for group in ([], [("lora_B", b)]):
+        if group:
+            optimizer.add_param_group({"params": group})
+        a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+        optimizer.step()
+        assert ("anchor" in optimizer.state[a]) is (not group)
+    assert "anchor" not in optimizer.state[b]
+
+
 def test_without_names_no_technique_for_pairs_acts() -> None:
     named = start()
     optimizer = CustomAdamW(named.values(), storage="fp32", **LOUD)

@@ -64,7 +64,8 @@ def test_walked_equals_predicted(name: str, device: str, monkeypatch: pytest.Mon
         assert held.state_bytes / p.numel() == pytest.approx(
             EXPECTED[name], abs=0.01 if EXPECTED[name] > 0.01 else 1e-3
         )
-    assert held.share_8bit == ("8bit" in name or "4bit" in name or "fp8" in name)
+    in_8_bits = "8bit" in name or "4bit" in name or "fp8" in name or spec.get("storage") == "8bit"
+    assert held.share_8bit == in_8_bits
 
 
 class Hides(torch.optim.SGD):
