@@ -1,4 +1,8 @@
-"""State bytes before the run: the optimizer's own code stepped under fake tensors, which have shapes and no data."""
+"""State bytes without the state: the optimizer's own code stepped under fake tensors, which have shapes and no data.
+
+Libraries keep what they compute once: torchao would keep a code map that fake tensors made up, and train with it from
+then on. So a process that also runs the optimizer in earnest does so first.
+"""
 
 import logging
 import os

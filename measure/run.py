@@ -61,11 +61,10 @@ class Training:
         self.device = torch.device(settings.device)
         torch.manual_seed(settings.seed)
         self.model: nn.Module = workload.model().to(device=self.device, dtype=settings.dtype)
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        self.named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.missing: dict[str, str] = {}
-        self.predicted = self._predict(build, named)
         held = allocator_for(self.device).held()
-        self.optimizer = build(named)
+        self.build, self.optimizer = build, build(self.named)
         self.built_bytes = None if held is None else (allocator_for(self.device).held() or 0) - held
         torch.manual_seed(settings.seed + 1)  # whatever the optimizer drew, the model's own draws start alike
         self.scheduler = scheduler(self.optimizer, settings)
@@ -82,11 +81,11 @@ class Training:
         self._high_losses = 0
         self._last_progress = 0.0
 
-    def _predict(self, build: Build, named: list[tuple[str, nn.Parameter]]) -> int | None:
-        """State bytes by fake tensors; an optimizer that cannot run on them leaves the field empty, with the reason."""
+    def _predict(self) -> int | None:
+        """State bytes by fake tensors, after the run; where an optimizer cannot be run on them, None and the reason."""
         try:
             sparse, closure = self.workload.gradients == "sparse", self.settings.closure
-            return predict(build, named, sparse, closure).ledger.state_bytes
+            return predict(self.build, self.named, sparse, closure).ledger.state_bytes
         except Exception as error:
             reason = f"fake tensors: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             self.missing["memory.predicted_state_bytes"] = reason
@@ -234,7 +233,7 @@ class Training:
     def _blocks(self, checks: dict[str, Any]) -> dict[str, Any]:
         blocks = self.monitor.summary()
         memory = blocks["memory"]
-        memory["predicted_state_bytes"] = self.predicted
+        memory["predicted_state_bytes"] = self._predict()
         if memory["allocator_state_bytes"] is None:
             self.missing["memory.allocator_state_bytes"] = self.missing["memory.peak_bytes"] = str(
                 self.monitor.allocator.reason

@@ -78,7 +78,6 @@ def compare_steps(
     device = torch.device(settings.device)
     torch.manual_seed(settings.seed)
     model = workload.model().to(device=device, dtype=settings.dtype)
-    predicted, missing = _predicted(sides[CANDIDATE], model, workload.gradients == "sparse")
     gradients = gradients_for(workload, model, settings)
     rates = copy_rates(device)
     both = {}
@@ -90,6 +89,7 @@ def compare_steps(
     found = make_pairs(blocks, options["seconds"], options["precision"], settings.seed, progress)
     rates += copy_rates(device)  # before and after: a neighbour may have come or gone
     blocks_of_record = _blocks(both, found, rates, options, workload.gradients)
+    predicted, missing = _predicted(sides[CANDIDATE], model, workload.gradients == "sparse")
     blocks_of_record["memory"]["predicted_state_bytes"] = predicted
     return blocks_of_record | {"missing": missing}
 

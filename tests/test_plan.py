@@ -35,10 +35,10 @@ def parts_of(workload: str, optimizer: str) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize(("workload", "optimizer"), PAIRS, ids="-".join)
 def test_the_planned_state_is_the_runs_to_the_byte(workload: str, optimizer: str) -> None:
     parts = parts_of(workload, optimizer)
-    blocks = plan(*parts)
     training = Training(*parts)
     training.run()
     held = ledger(training.optimizer, training.model)
+    blocks = plan(*parts)
     assert blocks["plan"]["state_bytes"] == held.state_bytes > 0
     assert blocks["memory"]["by_role"] == held.by_role
     assert blocks["memory"]["state_8bit_share"] == held.share_8bit
