@@ -148,6 +148,8 @@ def test_nan_propagates_to_its_tensor_alone(case: Case) -> None:
     "shape", [(), (1,), (0,), (0, 4), (1, 1), (3, 0), (7, 13), (255,), (4097,), (2, 3, 5)], ids=str
 )
 def test_odd_and_empty_shapes(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if case.arguments.get("max_preconditioner_dim", 1) is None and shape == (4097,):
+        pytest.skip("its roots of 4097×4097 statistics take a minute")
     p = nn.Parameter(torch.ones(shape, dtype=dtype))
     optimizer = case.build([p])
     for _ in range(2):
