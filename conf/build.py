@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from conf import Refused, Unsupported
 from conf.check import ABOUT, nearest
+from measure.environment import installed
 from workloads.base import Workload, content_hash, packaged
 
 Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
@@ -157,7 +158,9 @@ def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict
         files[name] = content_hash(Path(path))
         queue += imported(module)
     data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
-    return {"sources": files, "package": _package_version(top), "data": data}
+    made_of = {name: installed(name) for name in getattr(cls, "libraries", ())}
+    libraries = {"libraries": made_of} if made_of else {}
+    return {"sources": files, "package": _package_version(top), "data": data} | libraries
 
 
 def imported(module: Any) -> list[str]:

@@ -120,18 +120,20 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
         if config["measure"]["kind"] == "overhead":
             from measure.overhead import overhead
 
-            return overhead(workload, build, settings, config["measure"], send)
+            blocks = overhead(workload, build, settings, config["measure"], send)
+            return blocks | {"weights": workload.provenance() or None}
 
         def progress(news: Any) -> None:
             steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
             send(news)
 
         training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), progress)
+        weights = {"weights": workload.provenance() or None}
         if payload["device"] != "cuda":
-            return training.run() | {"compiled": compiled()}
+            return training.run() | weights | {"compiled": compiled()}
         with GpuWatch() as watch:
             blocks = training.run()
-        return blocks | {"gpu": watch.summary(), "compiled": compiled()}
+        return blocks | weights | {"gpu": watch.summary(), "compiled": compiled()}
 
 
 def _compare_steps(

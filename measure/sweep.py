@@ -14,7 +14,7 @@ from measure.record import FAILED, LOG, SCHEMA, Place
 
 # Every key of a record, for runs that end before they can fill it.
 EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
-EMPTY |= dict.fromkeys(("parameters", "memory", "time", "quality", "checks"))
+EMPTY |= dict.fromkeys(("weights", "parameters", "memory", "time", "quality", "checks"))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from measure.record import VOLATILE, Record
 # What two compared runs may differ in: it changes neither the problem nor the training.
 FREE = (*VOLATILE, "optimizer", "seed", "eval_every", "record_every", "measure")
 FREE_OF_WORKLOAD = ("sparse", "eval_every", "target", "_target_", "_convert_", "about")
-MACHINE = ("machine", "threads", "torch")  # of the conditions: what two machines differ in
+MACHINE = ("machine", "threads", "torch", "weights.base_sha256")  # of the conditions: what two machines differ in
 COMPARED = "train"
 VERSION = "package version"
 LONGEST = 24  # characters of a value in a label
@@ -97,12 +97,16 @@ def settings(records: Iterable[Record], ignoring: Collection[str] = ()) -> list[
     """The settings of all training runs, by workload; `ignoring` names conditions that may differ."""
     kept: dict[str, list[Record]] = defaultdict(list)
     by_key: dict[str, dict[str, Any]] = {}
-    for record in records:
-        if at(record.result, "measure") == COMPARED and at(record.result, "config"):
-            own = {name: value for name, value in conditions(record).items() if name not in ignoring}
-            key = json.dumps(own, sort_keys=True)
-            kept[key].append(record)
-            by_key[key] = own
+    trained = [record for record in records if at(record.result, "measure") == COMPARED and at(record.result, "config")]
+    loaded = {json.dumps(conditions(record), sort_keys=True): weights(record) for record in trained if weights(record)}
+    for record in trained:
+        own = conditions(record)
+        # A run that failed before its weights were there belongs to those that had them.
+        own |= weights(record) or loaded.get(json.dumps(own, sort_keys=True), {})
+        own = {name: value for name, value in own.items() if name not in ignoring}
+        key = json.dumps(own, sort_keys=True)
+        kept[key].append(record)
+        by_key[key] = own
     names = dict(zip(by_key, labels(list(by_key.values())), strict=True))
     return [_setting(names[key], by_key[key], kept[key]) for key in sorted(kept, key=lambda key: names[key])]
 
@@ -127,6 +131,21 @@ def conditions(record: Record) -> dict[str, Any]:
     return _flat(fixed)
 
 
+def weights(record: Record) -> dict[str, Any]:
+    """Where a model's first weights came from, the keys flat: `weights.source`; empty where nothing was loaded."""
+    return _flat({"weights": record.result.get("weights") or {}})
+
+
+def weights_in_words(own: dict[str, Any]) -> str:
+    """That for a label: `random weights, base 0a1b2c3d`, `cache weights org/name@0a1b2c3`."""
+    if "weights.source" not in own:
+        return ""
+    words = f"{own['weights.source']} weights"
+    if "weights.repository" in own:
+        return f"{words} {own['weights.repository']}@{str(own['weights.revision'])[:7]}"
+    return words + (f", base {own['weights.base_sha256'][:8]}" if "weights.base_sha256" in own else "")
+
+
 def labels(conditions: Sequence[dict[str, Any]]) -> list[str]:
     """For each setting the workload and its size, and whatever tells it from others of the same workload."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -138,7 +157,9 @@ def labels(conditions: Sequence[dict[str, Any]]) -> list[str]:
     for own in conditions:
         name, size = own["workload_name"], own.get("workload.size")
         parts = [" ".join(filter(None, (name, size))), f"{own.get('steps', 0):,} steps", str(own["device"])]
+        parts += filter(None, [weights_in_words(own)])
         told = {"workload_name", "workload.size", "workload.steps", "steps", "device"}
+        told |= {key for key in names if key.startswith("weights.")}
         differing = sorted(key for key in names - told if len(values[name, key]) > 1)
         parts += [f"{key.removeprefix('workload.')}={shortened(own.get(key), key == 'machine')}" for key in differing]
         made.append(", ".join(parts))

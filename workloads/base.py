@@ -15,13 +15,15 @@ class Workload:
     """A model, its data, its loss and its score.
 
     `steps`, `eval_every` and `target` (a score to reach, or None) come from its YAML. `data` lists the files of
-    installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity.
+    installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity, as the
+    versions of `libraries` do, the distributions that its model is made of.
     """
 
     score_name = "loss"
     higher_is_better = False
     gradients = "dense"  # or "sparse": what its parameters receive
     data: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
     def __init__(self, *, steps: int, eval_every: int | None = None, target: float | None = None) -> None:
         self.steps, self.eval_every, self.target = steps, eval_every, target
@@ -29,6 +31,10 @@ class Workload:
     def model(self) -> nn.Module:
         """A fresh model in fp32 on the CPU, drawn from torch's global generator, which the caller has seeded."""
         raise NotImplementedError
+
+    def shapes(self) -> nn.Module:
+        """The model for its parameters' shapes alone; a large one is built on the meta device, without memory."""
+        return self.model()
 
     def batches(self, split: str, seed: int) -> Iterable[Any]:
         """CPU batches (tensors, or tuples or dicts of them): endless for "train", one pass for "held_out".
@@ -55,6 +61,13 @@ class Workload:
 
     def extra(self, model: nn.Module) -> dict[str, Tensor]:
         """0-dimensional tensors to record after each step, by name."""
+        return {}
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the model's first weights came from, once it is built: the record's block `weights`.
+
+        `source` is "random", or what else there is, with `repository` and `revision`; empty where nothing is loaded.
+        """
         return {}
 
     def unsuitable(self, optimizer: Mapping[str, Any]) -> str | None:

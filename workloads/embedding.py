@@ -3,7 +3,6 @@
 All parameters are two tables, of which a step touches a few rows: the case that SparseAdam exists for.
 """
 
-import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.base import HELD_OUT, Workload, packaged
+from workloads.base import HELD_OUT, Workload
+from workloads.manual import HELD_OUT_EVERY, TOPICS, topics
 
-TOPICS = "pydoc_data/topics.py"
-HELD_OUT_EVERY = 10  # every tenth topic, in alphabetical order
 HELD_OUT_PAIRS = 4096
 
 
@@ -64,11 +62,8 @@ class Embedding(Workload):
 
     @cached_property
     def topics(self) -> list[list[str]]:
-        """The words of each topic; the module is parsed as data, not run."""
-        source = packaged(TOPICS).read_text(encoding="utf-8")
-        assignment = next(node for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign)))
-        texts = ast.literal_eval(assignment.value)  # type: ignore[arg-type]
-        return [re.findall(r"\w+", texts[name].lower()) for name in sorted(texts)]
+        """The words of each topic."""
+        return [re.findall(r"\w+", text.lower()) for text in topics()]
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
