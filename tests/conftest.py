@@ -19,6 +19,8 @@ from conf.compose import complete
 
 PROJECT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
+# What workloads train once and keep is kept between test sessions too, and not in the user's home.
+os.environ.setdefault("OPTIMETER_CACHE", str(PROJECT / ".pytest_cache" / "optimeter"))
 
 
 def names(group: str) -> list[str]:

@@ -26,6 +26,7 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 # Not `-m`: the working folder must not come first, where a folder named torch may be.
 COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from workloads.cache import main; main(*sys.argv[2:])"
 DIGEST = "sha256"
+apart = False  # whether this process was started to make something: what that needs is made here too
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def kept(
         with _lock(path):
             found = _read(path)  # another process may have made it while this one waited
             if found is None:
-                _make_apart(function, arguments, path)
+                if apart:
+                    _write(make(**arguments), path)
+                else:
+                    _make_apart(function, arguments, path)
                 found = _read(path)
     if found is None:
         raise RuntimeError(f"{path} cannot be read back; is the disk full?")
@@ -140,11 +144,17 @@ def _make_apart(function: str, arguments: Mapping[str, Any], path: Path) -> None
 
 
 def main(function: str, arguments: str, path: str) -> None:
-    """In the fresh process: make the tensors and write the file, whole or not at all."""
+    """In the fresh process: make the tensors and write the file."""
+    global apart
+    apart = True
+    module, _, name = function.rpartition(".")
+    _write(getattr(importlib.import_module(module), name)(**json.loads(arguments)), Path(path))
+
+
+def _write(made: Mapping[str, Tensor], path: Path) -> None:
+    """Write the file, whole or not at all."""
     from safetensors.torch import save
 
-    module, _, name = function.rpartition(".")
-    made = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     tensors = {key: tensor.detach().contiguous() for key, tensor in made.items()}
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:

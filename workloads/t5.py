@@ -5,6 +5,7 @@ needed. With a checkpoint's weights it is the checkpoint's own pieces.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,10 +106,7 @@ class T5(Workload):
     @cached_property
     def tokens(self) -> Tokens:
         """The text as tokens, its topics one after the other."""
-        splits: tuple[list[str], list[str]] = ([], [])
-        for number, topic in enumerate(topics()):
-            splits[number % HELD_OUT_EVERY == 0].append(topic)
-        texts = ["\n".join(part) for part in splits]
+        texts = split_text()
         if self.checkpoint.source == "random":
             train, held_out = (torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) + 3 for text in texts)
             return Tokens(train.long(), held_out.long(), torch.arange(259, 359), end=1)  # 0, 1, 2: pad, end, unknown
@@ -157,6 +155,16 @@ class T5(Workload):
         inputs = {name: batch[name] for name in ("input_ids", "decoder_input_ids")}
         logits = model(**inputs, use_cache=False).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten())
+
+
+def split_text() -> tuple[str, str]:
+    """What is trained on and what is held out; a paragraph that stands in topics of both is held out alone."""
+    train: list[str] = []
+    held_out: list[str] = []
+    for number, topic in enumerate(topics()):
+        (train if number % HELD_OUT_EVERY else held_out).extend(re.split(r"\n\s*\n", topic))
+    also = {paragraph.strip() for paragraph in held_out}
+    return "\n\n".join(part for part in train if part.strip() not in also), "\n\n".join(held_out)
 
 
 def corrupt(
