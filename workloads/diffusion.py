@@ -24,7 +24,7 @@ CROPS = {"tiny": (256, 64), "sd15": (32, 16)}  # of each photograph: trained on,
 TRIPLES = 256
 NOISE_LEVELS = 1000
 BASE_IS_OF = "china"
-BASE_BATCH, BASE_LR = 32, 2e-3
+BASE_BATCH, BASE_LR = 16, 4e-3
 DATA = tuple(file for file, _, _ in FILES.values())
 MADE_WITH = ("diffusers", "pillow", "transformers")
 
