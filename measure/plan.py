@@ -47,7 +47,7 @@ def plan(workload: Any, build: Build, settings: Settings) -> dict[str, Any]:
 def skeleton(workload: Any, dtype: torch.dtype) -> nn.Module:
     """The workload's model without data: shapes, dtypes and names alone."""
     with torch.device("meta"):
-        return workload.shapes().to(dtype=dtype)
+        return workload.skeleton().to(dtype=dtype)
 
 
 def needs(model: nn.Module, found: Prediction, sparse: bool, device: str) -> dict[str, Any]:

@@ -23,8 +23,10 @@ FINISHED = ("ok", "diverged", "unsupported")  # kept when the same command is gi
 FAILED = ("error", "crashed", "oom", "timeout")
 # What of a configuration does not make another run: where it is kept, how it is guarded, what it is called.
 VOLATILE = ("name", "runs_dir", "rerun", "limit_seconds", "baseline", "dry", "replay", "choices")
-BLOCKS = ("config", "environment", "data", "weights", "parameters", "memory", "time", "quality", "checks", "overhead")
-BLOCKS += ("step",)
+BLOCKS = (
+    *("config", "environment", "data", "weights", "parameters", "memory", "time"),
+    *("quality", "checks", "overhead", "step"),
+)
 TEXTS = dict.fromkeys(("optimizer", "workload"), "?")
 RESULT, STEPS, CONFIG, LOG = "result.json", "steps.jsonl", "config.yaml", "log.txt"
 PART, OLD = ".part", ".old"

@@ -46,14 +46,14 @@ def flat(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     ],
 )
 def test_t5_has_the_published_sizes(size: str, count: int) -> None:
-    model = T5(size, steps=1).shapes()
+    model = T5(size, steps=1).skeleton()
     assert sum(p.numel() for p in model.parameters()) == count
     assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(("rank", "count"), [(4, 797_184), (8, 1_594_368), (16, 3_188_736), (128, 25_509_888)])
 def test_stable_diffusions_lora_has_the_known_sizes(rank: int, count: int) -> None:
-    model = SDLora("sd15", rank=rank, steps=1).shapes()
+    model = SDLora("sd15", rank=rank, steps=1).skeleton()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert sum(p.numel() for p in trainable.values()) == count
     assert all("lora_A" in name or "lora_B" in name for name in trainable)

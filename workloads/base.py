@@ -32,7 +32,7 @@ class Workload:
         """A fresh model in fp32 on the CPU, drawn from torch's global generator, which the caller has seeded."""
         raise NotImplementedError
 
-    def shapes(self) -> nn.Module:
+    def skeleton(self) -> nn.Module:
         """The model for its parameters' shapes alone; a large one is built on the meta device, without memory."""
         return self.model()
 

@@ -85,7 +85,7 @@ class SDLora(Workload):
             unet.load_state_dict(self.base.tensors)
         return self._adapted(unet)
 
-    def shapes(self) -> nn.Module:
+    def skeleton(self) -> nn.Module:
         with torch.device("meta"):
             return self._adapted(build_unet(self.size, self.resolution))
 

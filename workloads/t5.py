@@ -86,7 +86,7 @@ class T5(Workload):
             return self._built()
         return self._prepared(self.checkpoint.load(T5ForConditionalGeneration, dtype=torch.float32))
 
-    def shapes(self) -> nn.Module:
+    def skeleton(self) -> nn.Module:
         with torch.device("meta"):
             return self._built()
 
