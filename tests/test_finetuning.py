@@ -16,8 +16,7 @@ import workloads
 from conf.build import about, build_workload, optimizer_builder
 from measure.predict import without_compiling
 from measure.run import Settings, Training, fingerprints
-from tests.conftest import PROJECT, Ran
-from tests.test_conf import OPTIMIZERS, composed, sweep_folder  # noqa: F401 (a fixture that `composed` needs)
+from tests.conftest import PROJECT, Ran, composed, names
 from workloads import T5, SDLora
 
 SMALL: dict[str, Callable[..., workloads.Workload]] = {
@@ -142,7 +141,7 @@ def models() -> dict[str, tuple[workloads.Workload, nn.Module, dict[str, torch.T
     return found
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [name for name in names("optimizer") if name != "any"])
 @both
 def test_every_optimizer_takes_three_steps(name: str, optimizer: str, models: Any) -> None:
     workload, model, start = models[name]
@@ -172,7 +171,10 @@ def test_every_optimizer_takes_three_steps(name: str, optimizer: str, models: An
     trained = {key for key, _ in named}
     moved = {key for key in before if before[key] != after[key]}
     # LoRA's A has no gradient before B has moved, and then a small one: three steps may not show in its last bit.
-    assert {key for key in trained if "lora_A" not in key} <= moved <= trained
+    assert moved
+    assert moved <= trained
+    if optimizer != "sparse_memory_efficient_adam":  # it leaves alone what has small gradients
+        assert {key for key in trained if "lora_A" not in key} <= moved
     assert all(p.isfinite().all() for p in model.parameters())
 
 

@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.test_conf import OPTIMIZERS, composed, sweep_folder  # noqa: F401 (a fixture that `composed` needs)
 from workloads import T5, SDLora, diffusion, photographs
 
 # ---------------------------------------------------------------------------------------------------------- T5's text

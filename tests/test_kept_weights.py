@@ -11,7 +11,6 @@ import torch
 
 from tests.conftest import PROJECT, Ran
 from tests.making import made
-from tests.test_conf import OPTIMIZERS, composed, sweep_folder  # noqa: F401 (a fixture that `composed` needs)
 from workloads import T5, cache
 from workloads.pretrained import Checkpoint
 
