@@ -15,6 +15,7 @@ help: ## this list
 
 bench: $(FOR_BENCH) ## install, take the tour (at most ten minutes on two cores), make the report
 	$(PYTHON) bench.py experiment=tour
+	$(PYTHON) bench.py experiment=tour_embedding name=tour
 	$(PYTHON) bench.py experiment=tour_finetuning name=tour
 	$(PYTHON) bench.py experiment=toy_trace name=tour
 	$(PYTHON) bench.py experiment=layer_memory name=tour
