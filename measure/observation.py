@@ -87,7 +87,7 @@ class Observation:
             deviation = 0.0 if norm == 0 else deviation
             bad = int(values.get("gradient_nonfinite", 0))
             line["gradient"] = {"norm": norm, "mean": mean, "std": deviation, "nonfinite": bad}
-            line |= {"weight_norm": values["weight_norm"], "update_norm": values["update_norm"]}
+            line |= {name: values[name] for name in ("weight_norm", "update_norm", "updated")}
             line |= {"memory": self.memory} if self.memory else {}
         line |= {f"{name}_seconds": durations.get(name) for name in ("forward", "backward", "optimizer")}
         line |= {"estimator_seconds": durations["estimator"]} if self.estimator else {}

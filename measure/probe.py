@@ -46,14 +46,20 @@ def glimpse(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.detach().reshape(-1)[:: stride_of(t)].clone() for t in tensors]
 
 
-def change_norm(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of the change since `glimpse`; of a tensor over GLIMPSE elements, estimated from the sample."""
-    squares = []
+def change(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Euclidean norm of the change since `glimpse`, and how many elements changed at all.
+
+    Of a tensor over GLIMPSE elements both are estimated from the sample.
+    """
+    squares, counts = [], []
     for t, old in zip(tensors, before, strict=True):
         precision = torch.promote_types(t.dtype, torch.float32)
         moved = t.detach().reshape(-1)[:: stride_of(t)].to(precision) - old.to(precision)
-        squares.append(moved.square().sum() * (t.numel() / max(moved.numel(), 1)))
-    return torch.stack([s.to(squares[0].device, torch.float64) for s in squares]).sum().sqrt()
+        scale = t.numel() / max(moved.numel(), 1)
+        squares.append(moved.square().sum() * scale)
+        counts.append(moved.count_nonzero() * scale)
+    norm, count = (torch.stack([s.to(part[0].device, torch.float64) for s in part]).sum() for part in (squares, counts))
+    return {"update_norm": norm.sqrt(), "updated": count}
 
 
 def stride_of(t: Tensor) -> int:

@@ -78,7 +78,7 @@ class Sampler:
         if one.closure:  # the gradients of this step came only now
             self._gradients(one)
         one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
-        one.values["update_norm"] = probe.change_norm(self.parameters, self._before)
+        one.values |= probe.change(self.parameters, self._before)
         self._before = []
         if self._samples < LEDGER_EVERY or self._samples % LEDGER_EVERY == 0:
             held = self.weigh()

@@ -57,21 +57,28 @@ def final_loss(record: Record) -> float | None:
 
 def difference(ours: Sequence[float], base: Sequence[float]) -> Difference | None:
     """Of two samples paired by seed, with a t interval; None without a pair."""
-    from scipy.stats import t
-
     values, n = [a - b for a, b in zip(ours, base, strict=True)], len(ours)
     if not n:
         return None
     mean = sum(values) / n
     if not any(values):
         return Difference(0.0, note="identical")
-    if n == 1:
-        return Difference(mean)
-    if len(set(ours)) == len(set(base)) == 1:  # the seed reaches nothing here: these are not n samples
+    if n > 1 and len(set(ours)) == len(set(base)) == 1:  # the seed reaches nothing here: these are not n samples
         return Difference(mean, note="for every seed")
+    return Difference(mean, *(interval(values) or (None, None)))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The t interval of the mean; None for fewer than two values."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2:
+        return None
+    mean = sum(values) / n
     error = (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5
     half = error * float(t.ppf((1 + CONFIDENCE) / 2, n - 1))
-    return Difference(mean, mean - half, mean + half)
+    return mean - half, mean + half
 
 
 def comparison(setting: Setting, number_of: int) -> Table:

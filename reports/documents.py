@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from measure.record import Record
+from reports.claims import claims
 from reports.comparison import MB
 from reports.decay import weight_decay_curve
+from reports.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
 from reports.group import Group, Setting, at, class_of, settings
 from reports.plans import memory_plan
 from reports.relative import relative_memory
@@ -202,10 +204,14 @@ def _interval(part: dict) -> str:
 TABLES: tuple[Callable[[Sequence[Record]], Table | None], ...] = (
     toy_trace,
     layer_memory,
+    adafactor_vs_adam,
     relative_memory,
     sparse_vs_dense,
     weight_decay_curve,
+    lora_comparison,
+    lora_summary,
     optimizer_steps,
     memory_plan,
     monitor_overhead,
+    claims,
 )

@@ -93,11 +93,11 @@ def doubts(record: Record) -> list[str]:
     return found + (["its state kept growing"] if checks.get("state_grew") else [])
 
 
-def settings(records: Iterable[Record], ignoring: Collection[str] = ()) -> list[Setting]:
-    """The settings of all training runs, by workload; `ignoring` names conditions that may differ."""
+def settings(records: Iterable[Record], ignoring: Collection[str] = (), measure: str = COMPARED) -> list[Setting]:
+    """The settings of all training runs (or others, by `measure`); `ignoring` names conditions that may differ."""
     kept: dict[str, list[Record]] = defaultdict(list)
     by_key: dict[str, dict[str, Any]] = {}
-    trained = [record for record in records if at(record.result, "measure") == COMPARED and at(record.result, "config")]
+    trained = [record for record in records if at(record.result, "measure") == measure and at(record.result, "config")]
     loaded = {json.dumps(conditions(record), sort_keys=True): weights(record) for record in trained if weights(record)}
     for record in trained:
         own = conditions(record)

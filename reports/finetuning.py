@@ -1,0 +1,214 @@
+"""The tables of fine-tuning: Adafactor against Adam on T5 (document 002), optimizers on a diffusion model's LoRA (004)."""
+
+from collections.abc import Callable, Sequence
+
+from measure.record import Record
+from reports.comparison import MB
+from reports.evidence import UNREACHED, UNSTEADINESS, Figure, best, paired
+from reports.group import Group, Setting, at, class_of, settings
+from reports.table import DASH, Cell, Table, number
+
+ADAMS, ADAFACTORS = ("Adam", "AdamW"), ("Adafactor",)
+# What document 002 prints for a T5 of no named size, and document 004 for Stable Diffusion 1.5.
+PRINTED_T5 = dict.fromkeys(ADAMS[:1], "2.1 s a step, 32 GB") | {"Adafactor": "1.7 s a step, 18 GB"}
+PRINTED_LORA = {
+    "AdamW": "0.185, 45 min, 18 GB",
+    "AdamW8bit": "0.187, 47 min, 12 GB",
+    "CustomAdamW": "0.171, 48 min, 13 GB",
+}
+PRINTED_SUMMARY = {
+    "AdamW": "memory −45 %, speed +15 %, performance +3–5 %, stability +20 %",
+    "AdamW8bit": "memory −8 %, speed +15 %, performance +3–5 %, stability +20 %",
+}
+REFERENCES = {"AdamW": ("adamw", "torch_adamw"), "AdamW8bit": ("adamw8bit", "bnb_adamw8bit")}
+PROCESS = "process"  # where no allocator counts, all of the process stands for the peak
+PHASES = ("forward", "backward", "step", "evaluation", "estimator")
+COSTS = ("state MB", "peak MB", "peak in", "optimizer at most MB")
+SEPARATE = "Separate runs: times have no verdict."
+PEAKS = (
+    "Peak in: the phase that sets the peak, on a GPU; on a CPU it is the whole process, imports included. Optimizer at "
+    "most: its state and what its step takes for a while, which is all that another optimizer can save; "
+    "without a GPU from the plan of the same run, where there is one."
+)
+
+
+def adafactor_vs_adam(records: Sequence[Record]) -> Table | None:
+    """Time a step, memory, steps and final loss of both on T5."""
+    rows = []
+    for setting in settings(records):
+        groups = [group for group in setting.groups if class_of(group.records[0]) in (*ADAMS, *ADAFACTORS)]
+        classes = {class_of(group.records[0]) for group in groups}
+        if setting.conditions["workload_name"] == "t5" and classes & {*ADAMS} and classes & {*ADAFACTORS}:
+            rows += [_t5_row(group, setting, records) for group in groups]
+    columns = ("optimizer", "on", "lr", "status", "step ms", "optimizer ms", "steps", "steps to target", "final loss")
+    notes = [
+        f"{SEPARATE} {PEAKS} Document 002 names neither size nor hardware for what it prints. For T5-11B it also prints "
+        "1M and 800K steps, perplexity 3.21 and 3.15, peaks of 64 and 38 GB, 21 and 16 days: parameters, gradients and "
+        "state alone need more (memory_plan).",
+    ]
+    title = "adafactor_vs_adam: Adafactor and Adam on T5 (document 002)"
+    return Table("adafactor_vs_adam", title, (*columns, *COSTS, "printed"), rows, notes) if rows else None
+
+
+def _t5_row(group: Group, setting: Setting, records: Sequence[Record]) -> list[Cell]:
+    steps, optimizer = group.median("quality", "steps_to_target"), group.median("time", "optimizer", "median")
+    return [
+        *_names(group, setting),
+        _time(group),
+        _cell(group, optimizer, 1e3),
+        Cell(setting.conditions.get("steps")),
+        Cell(steps, DASH if steps is None else f"{steps:,.0f}", tuple(group.ok)),
+        _loss(group),
+        *_costs(group, records),
+        _printed(PRINTED_T5, group),
+    ]
+
+
+def lora_comparison(records: Sequence[Record]) -> Table | None:
+    """Final loss, training time and peak of every optimizer on a diffusion model's LoRA."""
+    rows = [
+        [
+            *_names(group, setting),
+            _loss(group),
+            _training(group),
+            *_costs(group, records),
+            _printed(PRINTED_LORA, group),
+        ]
+        for setting in _loras(records)
+        for group in setting.groups
+    ]
+    notes = [f"Training s: the sum of its steps, without evaluations. {SEPARATE} {PEAKS}"]
+    columns = ("optimizer", "on", "lr", "status", "final loss", "training s", *COSTS, "printed")
+    title = "lora_comparison: LoRA on a diffusion model (document 004)"
+    return Table("lora_comparison", title, columns, rows, notes) if rows else None
+
+
+def lora_summary(records: Sequence[Record]) -> Table | None:
+    """The same relative to AdamW and to AdamW8bit, seed by seed."""
+    rows = []
+    for setting in _loras(records):
+        for against, names in REFERENCES.items():
+            found = (best(setting, {"optimizer": name}) for name in names)
+            reference = next((group for group in found if group), None)
+            if reference:
+                others = [group for group in setting.groups if group.label != reference.label and group.ok]
+                rows += [_summary_row(group, reference, against, setting) for group in others]
+    columns = ("optimizer", "on", "against", "state", "peak", "training time", "steps to target", "final loss")
+    notes = [
+        "Change relative to the reference (where it has several learning rates, its best), mean over seeds with a 95 % "
+        "interval; minus is less. Unsteadiness: the median jump of the training loss between recorded steps of the "
+        f"second half, over its median; document 004 does not say what its stability is. {SEPARATE}",
+    ]
+    title = "lora_summary: relative to AdamW and AdamW8bit (document 004)"
+    return Table("lora_summary", title, (*columns, UNSTEADINESS, "printed"), rows, notes) if rows else None
+
+
+def _summary_row(group: Group, reference: Group, against: str, setting: Setting) -> list[Cell]:
+    peak = "memory.peak_bytes.overall" if _peak(group)[1] != PROCESS else "memory.process_peak_bytes"
+    mean_only = [_change(group, reference, field) for field in ("memory.state_bytes", peak, "time.step.median")]
+    quality = ({"field": "quality.steps_to_target", "unreached": "steps"}, {"field": "quality.final_loss"})
+    own = class_of(group.records[0]) == "CustomAdamW"
+    return [
+        *(Cell(text, text, group.records) for text in (group.label, setting.label)),
+        Cell(f"{against}: {reference.label}", "", reference.records),
+        *mean_only,
+        *(_change(group, reference, seeds=True, **query) for query in quality),
+        _change(group, reference, UNSTEADINESS, seeds=True),
+        Cell(PRINTED_SUMMARY[against] if own else None),
+    ]
+
+
+def _change(group: Group, reference: Group, field: str, **query: object) -> Cell:
+    """Ours / theirs − 1 as a cell."""
+    figure: Figure | None = paired(lambda a, b: a / b - 1)({"field": field, **query}, group, reference)
+    if figure is None or figure.value is None:
+        return Cell(None)
+    text = f"{100 * figure.value:+,.1f} %"
+    if figure.low is not None and figure.high is not None:
+        text += f" [{100 * figure.low:+,.1f}, {100 * figure.high:+,.1f}]"
+    return Cell(figure.value, f"over {text}: {UNREACHED}" if figure.doubt == UNREACHED else text, figure.records)
+
+
+def _loras(records: Sequence[Record]) -> list[Setting]:
+    return [setting for setting in settings(records) if setting.conditions["workload_name"] == "sd_lora"]
+
+
+def _names(group: Group, setting: Setting) -> list[Cell]:
+    lr, status = at(group.records[0].result, "config", "optimizer", "lr"), group.status()
+    texts = (group.label, setting.label)
+    return [*(Cell(text, text, group.records) for text in texts), Cell(lr), Cell(status, status, group.records)]
+
+
+def _printed(printed: dict[str, str], group: Group) -> Cell:
+    return Cell(printed.get(class_of(group.records[0])))
+
+
+def _cell(group: Group, value: float | None, scale: float = 1.0) -> Cell:
+    scaled = None if value is None else value * scale
+    return Cell(scaled, number(scaled), tuple(group.ok) if value is not None else ())
+
+
+def _time(group: Group) -> Cell:
+    """Milliseconds a step, with the spread of the steps inside a run."""
+    known = [group.median("time", "step", name) for name in ("median", "p10", "p90")]
+    if None in known:
+        return Cell(None)
+    middle, low, high = (1e3 * (value or 0.0) for value in known)
+    return Cell(middle, f"{number(middle, 3)} [{number(low, 3)}, {number(high, 3)}]", tuple(group.ok))
+
+
+def _loss(group: Group) -> Cell:
+    cell = _cell(group, group.median("quality", "final_loss"))
+    seeds = f" (median of {len(group.ok)})" if len(group.ok) > 1 else ""
+    return Cell(cell.value, f"{cell.text}{seeds}", cell.records)
+
+
+def _training(group: Group) -> Cell:
+    ends = [points[-1] for record in group.ok if (points := at(record.result, "quality", "evaluations"))]
+    seconds = sorted(value for end in ends if (value := at(end, "seconds")) is not None)
+    return _cell(group, seconds[len(seconds) // 2] if seconds else None)
+
+
+def _costs(group: Group, records: Sequence[Record]) -> list[Cell]:
+    """State, peak with its phase, and the most that another optimizer could save."""
+    peak, phase = _peak(group)
+    state, transient = group.median("memory", "state_bytes"), group.median("memory", "transient_bytes")
+    most = state + transient if state is not None and transient is not None else None
+    planned = () if most is not None or not group.ok else tuple(filter(_plans(group.ok[0]), records))
+    if planned:
+        most = at(planned[-1].result, "plan", "optimizer_bytes")
+    at_most = _cell(group, most, 1 / MB)
+    return [
+        _cell(group, state, 1 / MB),
+        _cell(group, peak, 1 / MB),
+        Cell(phase, phase or DASH),
+        Cell(at_most.value, at_most.text, planned[-1:] or at_most.records),
+    ]
+
+
+def _peak(group: Group) -> tuple[float | None, str | None]:
+    """Bytes at the peak, and the phase that sets it."""
+    overall = group.median("memory", "peak_bytes", "overall")
+    if overall is None:
+        process = group.median("memory", "process_peak_bytes")
+        return process, PROCESS if process is not None else None
+    phases = {phase: value for phase in PHASES if (value := group.median("memory", "peak_bytes", phase)) is not None}
+    return overall, max(phases, key=lambda phase: phases[phase]) if phases else None
+
+
+def _plans(record: Record) -> Callable[[Record], bool]:
+    """Whether another record is a plan of this run: of the same model, dtype, device and optimizer."""
+    device = str(record.result.get("device")).partition(":")[0]
+
+    def same(other: Record) -> bool:
+        names = [(one.result["optimizer"], one.result["workload"], one.result.get("dtype")) for one in (record, other)]
+        models = [{k: v for k, v in _spec(one).items() if k in ("size", "rank")} for one in (record, other)]
+        on = str(other.result.get("device")).partition(":")[0]
+        planned = other.result.get("measure") == "plan" and other.result["status"] == "ok"
+        return planned and names[0] == names[1] and models[0] == models[1] and on == device
+
+    return same
+
+
+def _spec(record: Record) -> dict:
+    return at(record.result, "config", "workload") or {}
