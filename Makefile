@@ -6,12 +6,16 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --constr
 FOR_BENCH := $(VENV)/.installed-for-bench
 FOR_TEST := $(VENV)/.installed-for-test
 TOUR := runs/tour
+DOCUMENTS := runs/documents
+# Sweeps beside experiment=documents that the documents' claims ask for.
+PARTS := toy_trace layer_memory relative_memory sparse t5_memory lora lora_memory \
+	documents_blocks documents_window documents_speed documents_tuned
 
-.PHONY: help bench test check report clean
+.PHONY: help bench documents test check report clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 bench: $(FOR_BENCH) ## install, take the tour (at most ten minutes on two cores), make the report
 	$(PYTHON) bench.py experiment=tour
@@ -20,6 +24,12 @@ bench: $(FOR_BENCH) ## install, take the tour (at most ten minutes on two cores)
 	$(PYTHON) bench.py experiment=toy_trace name=tour
 	$(PYTHON) bench.py experiment=layer_memory name=tour
 	$(PYTHON) -m reports $(TOUR)
+
+documents: $(FOR_BENCH) ## everything the documents claim (at most 45 minutes on two cores), and the report
+	for part in documents $(PARTS); do \
+		$(PYTHON) bench.py experiment=$$part name=documents || [ $$? -eq 2 ] || exit 1; \
+	done # 2: some runs failed, and the report says which
+	$(PYTHON) -m reports $(DOCUMENTS)
 
 test: $(FOR_TEST) check ## install, lint, types, tests
 	$(PYTHON) -m pytest

@@ -1,7 +1,7 @@
 """The table `claims`: what the five documents claim, what the records say, and the verdict.
 
-The claims and the queries that answer them are data, `conf/claims.yaml`; its head says what each key means. A verdict is
-worked out from records or from arithmetic that is shown; without either a claim is not measured.
+The claims and the queries that answer them are data, `conf/claims.yaml`; its head says what each key means. A verdict
+is worked out from records or from arithmetic that is shown; without either a claim is not measured.
 """
 
 from collections.abc import Sequence

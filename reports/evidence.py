@@ -14,6 +14,7 @@ from reports.group import Group, Setting, at, doubts, settings
 Query = dict[str, Any]
 ONE_SEED = "one seed"
 UNREACHED = "not reached"
+UNSTEADINESS = "unsteadiness"  # not a name in a record: worked out from its lines
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,12 @@ def read(record: Record, expression: str) -> float | None:
         whole = record.result | {"first": sampled[0], "last": sampled[-1]}
     else:
         whole = record.result
-    return evaluate(expression, lambda path: at(whole, *path))
+    return worked_out(expression, whole)
 
 
-UNSTEADINESS = "unsteadiness"
+def worked_out(expression: str, names: dict[str, Any]) -> float | None:
+    """The value of an expression over nested names."""
+    return evaluate(expression, lambda path: at(names, *path))
 
 
 def unsteadiness(record: Record) -> float | None:
@@ -117,9 +120,9 @@ def _spread(values: Sequence[float], records: tuple[Record, ...], seeds: bool) -
         return None
     if not seeds:
         return Figure(median(values), records=records)
-    found = interval(values)
+    low, high = interval(values) or (None, None)
     doubt = ONE_SEED if len(values) == 1 else ""
-    return Figure(sum(values) / len(values), *(found or (None, None)), records=records, doubt=doubt)
+    return Figure(sum(values) / len(values), low, high, records=records, doubt=doubt)
 
 
 def value(query: Query, group: Group) -> Figure | None:
@@ -148,7 +151,7 @@ def fall(query: Query, group: Group) -> Figure | None:
 def rows(query: Query, group: Group) -> Figure | None:
     """How many of the printed numbers a run's steps have, each within `within`."""
     record = group.ok[0]
-    found = {line["step"]: evaluate(query["field"], lambda path, line=line: at(line, *path)) for line in record.steps()}
+    found = {line["step"]: worked_out(query["field"], line) for line in record.steps()}
     right = [
         abs(own - printed) <= query["within"]
         for step, printed in query["printed"].items()

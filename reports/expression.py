@@ -1,4 +1,4 @@
-"""Arithmetic in text: numbers, + − × ÷, powers, brackets, and names that the caller resolves. Nothing else is evaluated."""
+"""Arithmetic in text: numbers, + − × ÷, powers, brackets, and names that the caller resolves; nothing else."""
 
 import ast
 import operator
@@ -32,7 +32,7 @@ def evaluate(text: str, find: Find | None = None) -> float | None:
 
 
 def _value(node: ast.expr, find: Find | None) -> float | None:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _value(node.operand, find)

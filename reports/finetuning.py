@@ -1,4 +1,4 @@
-"""The tables of fine-tuning: Adafactor against Adam on T5 (document 002), optimizers on a diffusion model's LoRA (004)."""
+"""The tables of fine-tuning: Adafactor and Adam on T5 (document 002), optimizers on a diffusion model's LoRA (004)."""
 
 from collections.abc import Callable, Sequence
 
@@ -42,7 +42,7 @@ def adafactor_vs_adam(records: Sequence[Record]) -> Table | None:
             rows += [_t5_row(group, setting, records) for group in groups]
     columns = ("optimizer", "on", "lr", "status", "step ms", "optimizer ms", "steps", "steps to target", "final loss")
     notes = [
-        f"{SEPARATE} {PEAKS} Document 002 names neither size nor hardware for what it prints. For T5-11B it also prints "
+        f"{SEPARATE} {PEAKS} Document 002 names neither size nor hardware for what it prints. For T5-11B it prints too "
         "1M and 800K steps, perplexity 3.21 and 3.15, peaks of 64 and 38 GB, 21 and 16 days: parameters, gradients and "
         "state alone need more (memory_plan).",
     ]

@@ -128,7 +128,15 @@ def test_make_knows_its_targets() -> None:
         subprocess.run(["make", "-n", target], cwd=PROJECT, check=True, capture_output=True)
     quiet = ["make", "--no-print-directory", "help"]
     help_text = subprocess.run(quiet, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
-    assert {line.split()[0] for line in help_text.splitlines()} == {"help", "bench", "test", "check", "report", "clean"}
+    assert {line.split()[0] for line in help_text.splitlines()} == {
+        "help",
+        "bench",
+        "documents",
+        "test",
+        "check",
+        "report",
+        "clean",
+    }
 
 
 def test_the_tree_is_the_trees() -> None:
