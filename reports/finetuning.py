@@ -6,7 +6,7 @@ from measure.record import Record
 from reports.comparison import MB
 from reports.evidence import UNREACHED, UNSTEADINESS, Figure, best, paired
 from reports.group import Group, Setting, at, class_of, settings
-from reports.table import DASH, Cell, Table, number
+from reports.table import DASH, Cell, Table, number, percent
 
 ADAMS, ADAFACTORS = ("Adam", "AdamW"), ("Adafactor",)
 # What document 002 prints for a T5 of no named size, and document 004 for Stable Diffusion 1.5.
@@ -23,7 +23,7 @@ PRINTED_SUMMARY = {
 REFERENCES = {"AdamW": ("adamw", "torch_adamw"), "AdamW8bit": ("adamw8bit", "bnb_adamw8bit")}
 PROCESS = "process"  # where no allocator counts, all of the process stands for the peak
 PHASES = ("forward", "backward", "step", "evaluation", "estimator")
-COSTS = ("state MB", "peak MB", "peak in", "optimizer at most MB")
+COSTS = ("state MB", "in 8 bits", "peak MB", "peak in", "optimizer at most MB")
 SEPARATE = "Separate runs: times have no verdict."
 PEAKS = (
     "Peak in: the phase that sets the peak, on a GPU; on a CPU it is the whole process, imports included. Optimizer at "
@@ -77,7 +77,10 @@ def lora_comparison(records: Sequence[Record]) -> Table | None:
         for setting in _loras(records)
         for group in setting.groups
     ]
-    notes = [f"Training s: the sum of its steps, without evaluations. {SEPARATE} {PEAKS}"]
+    notes = [
+        f"Training s: the sum of its steps, without evaluations. {SEPARATE} In 8 bits: small tensors stay in 32 bits, and "
+        f"in a small model that may be all. {PEAKS}"
+    ]
     columns = ("optimizer", "on", "lr", "status", "final loss", "training s", *COSTS, "printed")
     title = "lora_comparison: LoRA on a diffusion model (document 004)"
     return Table("lora_comparison", title, columns, rows, notes) if rows else None
@@ -180,6 +183,7 @@ def _costs(group: Group, records: Sequence[Record]) -> list[Cell]:
     at_most = _cell(group, most, 1 / MB)
     return [
         _cell(group, state, 1 / MB),
+        Cell(share := group.median("memory", "state_8bit_share"), percent(share), tuple(group.ok)),
         _cell(group, peak, 1 / MB),
         Cell(phase, phase or DASH),
         Cell(at_most.value, at_most.text, planned[-1:] or at_most.records),
