@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from measure.record import Record
-from reports.evidence import UNREACHED, Figure, figures
+from reports.evidence import ONE_SEED, UNREACHED, Figure, figures
 from reports.expression import evaluate
 from reports.table import DASH, Cell, Table, number, percent
 
@@ -19,6 +19,7 @@ CLAIMS = Path(__file__).resolve().parent.parent / "conf" / "claims.yaml"
 HOLDS, FAILS, ELSEWHERE, OPEN = "holds", "does not hold", "not reproducible as stated", "not measured"
 NAME = "documents"  # of the records that are there for the claims
 COLUMNS = ("claim", "document", "about", "what is claimed", "stated", "measured", "conditions", "verdict", "notes")
+MORE_SEEDS = "more seeds"
 MOST_SETTINGS = 3  # spelled out in one cell
 NOTES = (
     "Measured: from the records of this report, or arithmetic on the document's own numbers. Idea: measured on the "
@@ -42,6 +43,7 @@ class Judged:
     value: float | None = None
     records: tuple[Record, ...] = ()
     reason: str = ""
+    needs: str = ""  # what would settle it
 
 
 @cache
@@ -78,13 +80,15 @@ def judge(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
     labels = [part["part"] for part in claim["parts"]]
     verdicts = [part.verdict for part in parts]
     verdict = next((one for one in (FAILS, OPEN, ELSEWHERE) if one in verdicts), HOLDS)
+    deciding = [part for part in parts if part.verdict == verdict]
     return Judged(
         verdict,
         _joined(labels, [part.measured for part in parts]),
         _joined(labels, [part.conditions for part in parts]),
         None,
         tuple({record.folder: record for part in parts for record in part.records}.values()),
-        "; ".join(dict.fromkeys(part.reason for part in parts if part.reason)),
+        "; ".join(dict.fromkeys(part.reason for part in deciding if part.reason)),
+        ", ".join(dict.fromkeys(part.needs for part in deciding if part.needs)),
     )
 
 
@@ -95,16 +99,16 @@ def _joined(labels: Sequence[str], texts: Sequence[str]) -> str:
 def judge_part(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
     """The verdict on what has one query."""
     if claim["figure"] == "none":
-        return Judged(OPEN)
+        return Judged(OPEN, needs=claim.get("needs", ""))
     if claim["figure"] == "arithmetic":
         return _arithmetic(claim)
     found = figures(claim["figure"], claim, records)
     if not found:
-        return Judged(OPEN)
+        return Judged(OPEN, needs=claim["needs"])
     verdict, reason = verdict_of(claim, found)
     if len(found) > 1 and verdict != OPEN:
         reason = f"{sum(holding(claim['holds'], one) is True for one in found)} of {len(found)} settings"
-    if "lacks" in claim and verdict != OPEN:
+    if "lacks" in claim and reason != ONE_SEED:
         verdict, reason = ELSEWHERE, claim["lacks"]
     shown = [_shown(claim, figure) for figure in found[:MOST_SETTINGS]]
     more = [f"and {len(found) - MOST_SETTINGS} more"] if len(found) > MOST_SETTINGS else []
@@ -116,6 +120,7 @@ def judge_part(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
         found[0].value,
         tuple({record.folder: record for figure in found for record in figure.records}.values()),
         reason,
+        "" if verdict != OPEN else MORE_SEEDS if claim.get("seeds") else "longer runs, or a quieter machine",
     )
 
 
@@ -185,7 +190,7 @@ def _row(claim: dict[str, Any], one: Judged) -> list[Cell]:
     verdict = f"{OPEN}: published code" if published else one.verdict
     verdict += f": {one.reason}" if one.reason and one.verdict in (OPEN, ELSEWHERE) else ""
     conditions = one.conditions + (f" ({one.reason})" if one.reason and one.verdict in (HOLDS, FAILS) else "")
-    missing = f"Needs: {claim['needs']}." if one.verdict == OPEN and "needs" in claim else ""
+    missing = f"Needs: {one.needs}." if one.needs else ""
     notes = " ".join(filter(None, (missing, claim.get("note"), claim.get("reference"))))
     texts = (claim["id"], claim["document"], claim["about"], claim["claim"], str(claim["stated"]))
     return [

@@ -78,8 +78,8 @@ def lora_comparison(records: Sequence[Record]) -> Table | None:
         for group in setting.groups
     ]
     notes = [
-        f"Training s: the sum of its steps, without evaluations. {SEPARATE} In 8 bits: small tensors stay in 32 bits, and "
-        f"in a small model that may be all. {PEAKS}"
+        f"Training s: the sum of its steps, without evaluations. {SEPARATE} Small tensors stay in 32 bits, and in a "
+        f"small model that may be all. {PEAKS}"
     ]
     columns = ("optimizer", "on", "lr", "status", "final loss", "training s", *COSTS, "printed")
     title = "lora_comparison: LoRA on a diffusion model (document 004)"

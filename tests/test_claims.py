@@ -147,7 +147,9 @@ def test_quality_is_paired_over_seeds_and_one_is_too_few(tmp_path: Path) -> None
     claim = query(field="quality.final_loss", seeds=True, figure="ratio", holds={"at_most": 1})
     one = write(tmp_path / "one", record("a", loss=0.5), record("b"))
     judged = judge(claim, read_records(one))
-    assert (judged.verdict, judged.reason) == (OPEN, ONE_SEED)
+    assert (judged.verdict, judged.reason, judged.needs) == (OPEN, ONE_SEED, "more seeds")
+    assert judge(claim | {"lacks": "its data"}, read_records(one)).verdict == OPEN
+    assert judge(claim, []).needs == "a run"
     pairs = [(0.9, 1.0), (1.1, 1.2), (0.7, 0.8)]
     for seed, (ours, base) in enumerate(pairs):
         write(tmp_path / "three" / str(seed), record("a", seed, ours), record("b", seed, base))
@@ -266,6 +268,8 @@ def test_parts_are_taken_together_and_what_is_lacking_is_said(tmp_path: Path) ->
     records = read_records(tmp_path)
     assert judge(query(parts=[right, asked]), records).verdict == HOLDS
     assert judge(query(parts=[right, asked]), []).verdict == OPEN
+    assert judge(query(parts=[right, asked]), []).needs == "a run"
+    assert judge(query(parts=[asked, asked | {"of": {"optimizer": "c"}}]), records).reason == "", "that of what is open"
     failed = judge(query(parts=[right, wrong, asked]), records)
     assert failed.verdict == FAILS
     assert failed.measured.startswith("one: 1 + 1 = 2; two: 1 / 4 = 0.25")
