@@ -40,7 +40,6 @@ class Judged:
     verdict: str
     measured: str = ""
     conditions: str = ""
-    value: float | None = None
     records: tuple[Record, ...] = ()
     reason: str = ""
     needs: str = ""  # what would settle it
@@ -85,7 +84,6 @@ def judge(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
         verdict,
         _joined(labels, [part.measured for part in parts]),
         _joined(labels, [part.conditions for part in parts]),
-        None,
         tuple({record.folder: record for part in parts for record in part.records}.values()),
         "; ".join(dict.fromkeys(part.reason for part in deciding if part.reason)),
         ", ".join(dict.fromkeys(part.needs for part in deciding if part.needs)),
@@ -117,7 +115,6 @@ def judge_part(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
         verdict,
         ", ".join([*shown, *more]),
         " | ".join([*labels, *more, *filter(None, [claim.get("clock"), _range(claim)])]),
-        found[0].value,
         tuple({record.folder: record for figure in found for record in figure.records}.values()),
         reason,
         "" if verdict != OPEN else MORE_SEEDS if claim.get("seeds") else "longer runs, or a quieter machine",
@@ -127,7 +124,7 @@ def judge_part(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
 def _arithmetic(claim: dict[str, Any]) -> Judged:
     value = evaluate(claim["formula"])
     verdict = HOLDS if holding(claim["holds"], Figure(value)) else FAILS
-    return Judged(verdict, f"{claim['formula']} = {_text(claim, value)}", f"arithmetic | {_range(claim)}", value)
+    return Judged(verdict, f"{claim['formula']} = {_text(claim, value)}", f"arithmetic | {_range(claim)}")
 
 
 def verdict_of(claim: dict[str, Any], found: Sequence[Figure]) -> tuple[str, str]:
@@ -195,7 +192,7 @@ def _row(claim: dict[str, Any], one: Judged) -> list[Cell]:
     texts = (claim["id"], claim["document"], claim["about"], claim["claim"], str(claim["stated"]))
     return [
         *(Cell(text, text) for text in texts),
-        Cell(one.value if one.value is not None else one.measured or None, one.measured, one.records),
+        Cell(one.measured or None, one.measured, one.records),
         Cell(conditions or None, conditions),
         Cell(verdict, verdict, one.records),
         Cell(notes or None, notes),

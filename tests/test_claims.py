@@ -19,7 +19,6 @@ from tests.conftest import names
 from tests.test_reports import record, write
 from tests.test_tables import rows_of, step_record
 
-COMING = {"workload": {"sd_lora", "t5"}}
 KEYS = {"id", "document", "claim", "stated", "about", "figure", "unit", "field", "where", "of", "to", "seeds", "spread"}
 KEYS |= {"holds", "over", "lacks", "needs", "note", "reference", "parts", "part", "formula", "unreached", "low", "high"}
 KEYS |= {"clock", "printed", "within", "by"}
@@ -64,15 +63,13 @@ def test_every_query_asks_for_what_there_is(name: str, claim: dict[str, Any]) ->
     for side in ("where", "of", "to"):
         wanted = claim.get(side, {})
         for kind in ("optimizer", "workload"):
-            known = {*names(kind), *COMING.get(kind, ())}
             asked = wanted.get(kind, [])
-            assert {*([asked] if isinstance(asked, str) else asked)} <= known
+            assert {*([asked] if isinstance(asked, str) else asked)} <= {*names(kind)}
         for key in (key for key in wanted if key.startswith(("optimizer.", "workload."))):
             group, _, argument = key.partition(".")
             choices = {**claim.get("where", {}), **wanted}[group]
             for choice in [choices] if isinstance(choices, str) else choices:
-                if choice not in COMING.get(group, ()):
-                    assert argument in yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()), key
+                assert argument in yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()), key
 
 
 def test_experiments_that_answer_exist() -> None:
