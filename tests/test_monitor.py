@@ -96,6 +96,19 @@ def test_the_update_norm_of_a_large_tensor_is_estimated() -> None:
         optimizer.step()
         monitor.record(1.0)
     assert monitor.lines[0]["update_norm"] == pytest.approx(exact, rel=0.1)
+    assert monitor.lines[0]["updated"] == pytest.approx(700 * 900, rel=1e-6)
+
+
+def test_only_elements_that_a_step_changed_are_counted() -> None:
+    embedding = nn.Embedding(100, 4, sparse=True)
+    optimizer = torch.optim.SparseAdam(embedding.parameters())
+    with OptimizerMonitor(embedding, optimizer, sample_every=1) as monitor:
+        for rows in ([3, 7, 7], [5]):
+            embedding(torch.tensor(rows)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.record(1.0)
+    assert [line["updated"] for line in monitor.lines] == [8, 4], "two rows, then one"
 
 
 def test_nonfinite_gradients_are_counted() -> None:
