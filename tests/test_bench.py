@@ -45,7 +45,7 @@ SCHEMA = {
         "memory",
         "time",
     ),
-    *("quality", "checks", "started", "finished", "data", "missing"),
+    *("quality", "checks", "started", "finished", "data", "weights", "missing"),
 }
 MEMORY = {
     *("state_bytes", "state_bytes_per_parameter", "by_role", "by_dtype", "state_8bit_share", "predicted_state_bytes"),
