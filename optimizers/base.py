@@ -19,9 +19,9 @@ from optimizers.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, s
 
 __all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell", "Unpack"]
 
-# Elementwise rules work through a big tensor in parts of so many elements: on a CPU all temporaries of a part stay in
-# its caches, on a GPU they are bounded.
-CPU_PART, GPU_PART = 1 << 17, 1 << 22
+# Elementwise rules work through a big tensor in parts of so many elements, which bounds their temporaries. Where the
+# moments are decoded first there are many of these: on a CPU they all should stay in its caches.
+PART, CACHED_PART = 1 << 22, 1 << 17
 
 
 class Basic(TypedDict, total=False):
@@ -186,7 +186,7 @@ class Shell(Optimizer):
 
     def parts(self, p: Tensor, group: dict[str, Any]) -> Iterator[slice]:
         """The parts of the flattened `p` to work on in turn, cut between blocks; or the whole of it, in its shape."""
-        most = CPU_PART if in_caches(p) else GPU_PART
+        most = CACHED_PART if in_caches(p) and group["storage"] != "fp32" else PART
         size = max(most // group["block_size"], 1) * group["block_size"]
         flat = p.is_contiguous() and p.grad.is_contiguous()  # type: ignore[union-attr]
         if not (self.elementwise and flat and p.numel() > size):

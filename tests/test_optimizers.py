@@ -371,3 +371,14 @@ def test_torch_muon_routes_matrices_and_resumes() -> None:
         whole_optimizer.step()
         whole_optimizer.zero_grad()
     assert same_bits(model.parameters(), whole.parameters())
+
+
+@pytest.mark.parametrize("case", [case for case in DENSE if getattr(optimizers, case.name).elementwise], ids=str)
+@dtypes
+def test_working_in_parts_changes_nothing(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = train(case, 4, dtype=dtype)
+    monkeypatch.setattr("optimizers.base.PART", 256)
+    monkeypatch.setattr("optimizers.base.CACHED_PART", 256)
+    parts, optimizer = train(case, 4, dtype=dtype)
+    assert len(list(optimizer.parts(parts[0], optimizer.param_groups[0]))) > 1
+    assert same_bits(whole, parts)
