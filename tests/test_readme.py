@@ -16,16 +16,20 @@ from measure.record import read_records
 from reports.comparison import comparison
 from reports.documents import layer_memory
 from reports.group import settings
+from reports.relative import relative_memory
+from reports.steps import optimizer_steps
 from reports.table import Table
 from tests.conftest import PROJECT, Ran
 
 README = PROJECT / "README.md"
 PUBLISHED = PROJECT / "results" / "cpu-2-cores"
-SHOWN = {
+SHOWN: dict[str, tuple[str, ...] | None] = {
     "comparison, mlp": (
         *("optimizer", "steps/s", "optimizer ms", "B/parameter"),
         *("in 8 bits", "final loss", "score", "loss vs baseline"),
     ),
+    "optimizer_steps": ("optimizer", "baseline", "on", "verdict", "ratio", "step ms", "baseline ms"),
+    "relative_memory": None,
     "layer_memory": ("optimizer", "state MB", "B/parameter", "of Adam's", "in 8 bits", "predicted = walked"),
 }
 
@@ -34,13 +38,14 @@ def tables() -> dict[str, str]:
     """The README's tables, from the published records."""
     records = read_records(PUBLISHED)
     (mlp,) = (setting for setting in settings(records) if setting.label.startswith("mlp tiny"))
-    layers = layer_memory(records)
-    assert layers
-    return {name: columns(table, SHOWN[name]) for name, table in zip(SHOWN, (comparison(mlp, 1), layers), strict=True)}
+    made = (comparison(mlp, 1), optimizer_steps(records), relative_memory(records), layer_memory(records))
+    return {name: columns(table, SHOWN[name]) for name, table in zip(SHOWN, made, strict=True)}
 
 
-def columns(table: Table, names: tuple[str, ...]) -> str:
-    """Some columns of a table in Markdown, without title and notes."""
+def columns(table: Table | None, names: tuple[str, ...] | None) -> str:
+    """Some columns of a table, or all, in Markdown, without title and notes."""
+    assert table
+    names = names or tuple(table.columns)
     chosen = [list(table.columns).index(name) for name in names]
     part = Table(table.name, "", names, [[row[index] for index in chosen] for row in table.rows])
     return part.markdown().split("\n\n", 1)[1].strip()
