@@ -15,7 +15,7 @@ import pytest
 from measure.record import read_records
 from reports.comparison import comparison
 from reports.documents import layer_memory
-from reports.group import settings
+from reports.group import at, settings
 from reports.relative import relative_memory
 from reports.steps import optimizer_steps
 from reports.table import Table
@@ -38,7 +38,8 @@ def tables() -> dict[str, str]:
     """The README's tables, from the published records."""
     records = read_records(PUBLISHED)
     (mlp,) = (setting for setting in settings(records) if setting.label.startswith("mlp tiny"))
-    made = (comparison(mlp, 1), optimizer_steps(records), relative_memory(records), layer_memory(records))
+    family = [record for record in records if at(record.result, "config", "workload", "shape") == [1024, 1024]]
+    made = (comparison(mlp, 1), optimizer_steps(records), relative_memory(family), layer_memory(records))
     return {name: columns(table, SHOWN[name]) for name, table in zip(SHOWN, made, strict=True)}
 
 
