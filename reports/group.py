@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -193,6 +193,22 @@ def _setting(label: str, conditions: dict[str, Any], records: list[Record]) -> S
     named = [group for group in groups if group.records[0].result["optimizer"] == wanted]
     baseline = named[0] if len(named) == 1 and named[0].ok and not any(map(doubts, named[0].ok)) else None
     return Setting(label, conditions, tuple(groups), baseline, wanted)
+
+
+def by_problem(
+    records: Iterable[Record], measure: str, problem_of: Callable[[Record], tuple[str, ...]]
+) -> list[tuple[str, tuple[str, ...], Record]]:
+    """(label of the optimizer, problem, record) of the records of one measure, problem by problem."""
+    problems: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.result.get("measure") == measure and at(record.result, "config", "optimizer"):
+            problems[problem_of(record)].append(record)
+    return [
+        (group.label, problem, record)
+        for problem in sorted(problems)
+        for group in groups_of(problems[problem])
+        for record in group.records
+    ]
 
 
 def groups_of(records: Sequence[Record]) -> list[Group]:

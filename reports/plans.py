@@ -1,10 +1,9 @@
 """The table of `measure=plan`: what a run would need, and the smallest common card that holds it."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from measure.record import Record
-from reports.group import at, groups_of
+from reports.group import at, by_problem
 from reports.table import DASH, Cell, Table, number, percent
 
 GB = 1e9
@@ -26,16 +25,7 @@ NOTES = (
 
 def memory_plan(records: Sequence[Record]) -> Table | None:
     """Parameters, gradients, state and transient of each planned run, and the card that they fit on."""
-    problems: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        if record.result.get("measure") == "plan" and at(record.result, "config", "optimizer"):
-            problems[_problem(record)].append(record)
-    rows = [
-        _row(group.label, problem, record)
-        for problem in sorted(problems)
-        for group in groups_of(problems[problem])
-        for record in group.records
-    ]
+    rows = [_row(*one) for one in by_problem(records, "plan", _problem)]
     if not rows:
         return None
     return Table("memory_plan", "memory_plan: what a run would need", COLUMNS, rows, NOTES)
@@ -53,12 +43,12 @@ def _problem(record: Record) -> tuple[str, ...]:
 def _row(label: str, problem: Sequence[str], record: Record) -> list[Cell]:
     result, own = record.result, (record,)
     counts = [at(result, "parameters", name) for name in ("count", "trainable")]
-    sizes = [at(result, "plan", name) for name in PARTS]
+    sizes = [None if (size := at(result, "plan", name)) is None else size / GB for name in PARTS]
     share, reads = at(result, "memory", "state_8bit_share"), at(result, "plan", "host_reads")
     return [
         *(Cell(text, text, own) for text in (*problem, label)),
         *(Cell(count, DASH if count is None else f"{count:,}", own) for count in counts),
-        *(Cell(size, number(None if size is None else size / GB, 4), own) for size in sizes),
+        *(Cell(size, number(size, 4), own) for size in sizes),
         Cell(share, percent(share), own),
         _smallest(at(result, "plan", "fits") or {}, own),
         Cell(reads, "", own),

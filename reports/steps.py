@@ -1,10 +1,9 @@
 """The table of `measure=step`: the optimizer's step alone, against a baseline in the same process."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from measure.record import Record
-from reports.group import at, doubts, groups_of
+from reports.group import at, by_problem, doubts
 from reports.table import DASH, Cell, Table, number, percent
 
 COLUMNS = (
@@ -25,26 +24,17 @@ TOPICS = ("curvature", "uneven")  # of a run's notes, those that the columns do 
 
 def optimizer_steps(records: Sequence[Record]) -> Table | None:
     """Seconds a step of both sides, their ratio with interval and verdict, bytes moved and share of copy bandwidth."""
-    problems: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        if record.result.get("measure") == "step" and at(record.result, "config", "optimizer"):
-            problems[_problem(record)].append(record)
-    rows = [
-        _row(group.label, problem, record)
-        for problem in sorted(problems)
-        for group in groups_of(problems[problem])
-        for record in group.records
-    ]
-    if not rows:
+    found = by_problem(records, "step", _problem)
+    if not found:
         return None
-    found = [record for chosen in problems.values() for record in chosen]
+    rows = [_row(*one) for one in found]
     kept = [i for i in range(len(COLUMNS)) if i != HOST or any(row[i].value is not None for row in rows)]
     return Table(
         "optimizer_steps",
         "optimizer_steps: the optimizer's step alone, against a baseline",
         [COLUMNS[i] for i in kept],
         [[row[i] for i in kept] for row in rows],
-        [*NOTES, *_notes(found)],
+        [*NOTES, *_notes([record for _, _, record in found])],
     )
 
 

@@ -13,8 +13,10 @@ from conf.child import settings_of
 from measure.memory import ledger
 from measure.plan import CARDS, CONTEXT_BYTES, GIB, fits, plan, skeleton
 from measure.predict import predict
+from measure.record import read_records
 from measure.run import Training
 from measure.sweep import planned
+from reports.plans import memory_plan
 from tests.conftest import composed
 from workloads import Workload
 
@@ -106,6 +108,11 @@ def test_a_plan_in_one_line_and_in_the_record(bench: Callable) -> None:
     assert record["plan"]["state_bytes"] == 8 * 4096 * 8192
     assert planned(record["plan"]) in ran.stdout
     assert "fits 8 GB" in ran.stdout
+    table = memory_plan(read_records(ran.folder / "runs/default"))
+    assert table
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["state GB"].value == record["plan"]["state_bytes"] / 1e9
+    assert row["smallest card"].shown == "8 GB"
     again = bench("measure=plan", "workload=layer", "workload.shape=[4096,8192]", "optimizer=adamw")
     assert again.statuses == ["kept"]
     assert json.dumps(again.records[0]) == json.dumps(record)
