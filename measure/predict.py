@@ -10,10 +10,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,8 +44,9 @@ class FakeRun(TorchDispatchMode):
     A read of a fake tensor's value, where fake tensors alone would stop, is answered with 1 and counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mode: FakeTensorMode) -> None:
         super().__init__()
+        self.mode = mode
         self.reads = self.live = self.peak = 0
         self._seen: set[int] = set()
 
@@ -51,12 +54,16 @@ class FakeRun(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             self.reads += 1
             return 1
-        made = func(*args, **(kwargs or {}))
-        if not any(result.alias_info for result in func._schema.returns):  # neither a view nor in place
+        made = func(*map(self._fake, args), **(kwargs or {}))
+        if makes_anew(func):
             for tensor in tree_leaves(made):
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     self._follow(tensor.untyped_storage())
         return made
+
+    def _fake(self, x: Any) -> Any:
+        """A real constant, such as a code map, as a fake tensor: torch caches operations on fake tensors alone."""
+        return self.mode.from_tensor(x) if type(x) is Tensor else x
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         """Count a storage from the operation that made it until it is freed."""
@@ -72,6 +79,12 @@ class FakeRun(TorchDispatchMode):
         self.live -= size
 
 
+@cache
+def makes_anew(func: OpOverload) -> bool:
+    """Whether an operation returns memory of its own: it is neither a view nor in place."""
+    return not any(result.alias_info for result in func._schema.returns)
+
+
 def predict(
     build: Callable[[Sequence[tuple[str, Tensor]]], Optimizer],
     parameters: Iterable[tuple[str, Tensor]],
@@ -85,7 +98,7 @@ def predict(
     """
     loss = (lambda: torch.empty(()),) if closure else ()
     shapes = [(name, p.shape, p.dtype, device or p.device) for name, p in parameters if p.requires_grad]
-    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), FakeRun() as watched:
+    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeRun(mode) as watched:
         named = [(name, nn.Parameter(torch.empty(s, dtype=dtype, device=device))) for name, s, dtype, device in shapes]
         optimizer = build(named)
         to_mode(optimizer, "train")

@@ -135,7 +135,9 @@ FULL_PRECISION, BFLOAT16 = FullPrecision(), BFloat16()
 
 def cut(x: Tensor, part: slice) -> Tensor:
     """`x` itself, or a part of the flattened (contiguous) `x`; a view in both cases."""
-    return x if part == WHOLE else x.view(-1).narrow(0, part.start, part.stop - part.start)
+    if part == WHOLE:
+        return x
+    return x.as_strided((part.stop - part.start,), (1,), x.storage_offset() + part.start)  # one operation, not two
 
 
 def write_back(resting: Tensor, value: Tensor, key: Key, begin: int = 0) -> None:
