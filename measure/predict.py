@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._guards import active_fake_mode
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
@@ -44,9 +45,8 @@ class FakeRun(TorchDispatchMode):
     A read of a fake tensor's value, where fake tensors alone would stop, is answered with 1 and counted.
     """
 
-    def __init__(self, mode: FakeTensorMode) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.mode = mode
         self.reads = self.live = self.peak = 0
         self._seen: set[int] = set()
 
@@ -54,16 +54,12 @@ class FakeRun(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             self.reads += 1
             return 1
-        made = func(*map(self._fake, args), **(kwargs or {}))
+        made = func(*map(faked, args), **(kwargs or {}))
         if makes_anew(func):
             for tensor in tree_leaves(made):
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     self._follow(tensor.untyped_storage())
         return made
-
-    def _fake(self, x: Any) -> Any:
-        """A real constant, such as a code map, as a fake tensor: torch caches operations on fake tensors alone."""
-        return self.mode.from_tensor(x) if type(x) is Tensor else x
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         """Count a storage from the operation that made it until it is freed."""
@@ -77,6 +73,12 @@ class FakeRun(TorchDispatchMode):
     def _forget(self, identity: int, size: int) -> None:
         self._seen.discard(identity)
         self.live -= size
+
+
+def faked(x: Any) -> Any:
+    """A real constant, such as a code map, as a fake tensor: torch caches operations on fake tensors alone."""
+    mode = active_fake_mode() if type(x) is Tensor else None
+    return mode.from_tensor(x) if mode else x
 
 
 @cache
@@ -98,7 +100,7 @@ def predict(
     """
     loss = (lambda: torch.empty(()),) if closure else ()
     shapes = [(name, p.shape, p.dtype, device or p.device) for name, p in parameters if p.requires_grad]
-    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeRun(mode) as watched:
+    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), FakeRun() as watched:
         named = [(name, nn.Parameter(torch.empty(s, dtype=dtype, device=device))) for name, s, dtype, device in shapes]
         optimizer = build(named)
         to_mode(optimizer, "train")
