@@ -1,6 +1,8 @@
 """Sophia: its rule against others' code, its estimators against the matrices that they estimate, and the run loop."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ from torch.nn import functional as F
 
 import optimizers
 import workloads
+from measure.settings import to_device
 from optimizers.sophia import NOISE, gaussian_like
 from tests import references
 from tests.cases import Case, fill_gradients, parameters_for, same_bits, train
 
 SCHEDULE: dict[str, Any] = {"steps": 10}
+drawing = pytest.mark.parametrize("kind", ["mlp", "layer", "embedding", "sd_lora", "t5"])
 both = pytest.mark.parametrize("name", ["SophiaG", "SophiaH"])
 
 
@@ -131,23 +135,82 @@ def test_hutchinsons_mean_is_the_diagonal_of_the_hessian() -> None:
     assert far_off(torch.stack(found), matrix.diag() + 1) > 10
 
 
-def labels_of(kind: str) -> tuple[workloads.Workload, nn.Module, Any, Callable[[torch.Tensor], torch.Tensor]]:
-    """A workload, a small model, a batch, and the Hessian of −log p in the model's outputs (b, k) → (b, k, k)."""
+class Denoiser(nn.Linear):
+    """Takes and gives what a UNet of diffusers does."""
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+        return SimpleNamespace(sample=super().forward(noisy) + 0 * (timestep + encoder_hidden_states))
+
+
+class Speller(nn.Embedding):
+    """Takes and gives what T5 of transformers does: the next token's scores from this one alone."""
+
+    def forward(self, input_ids: torch.Tensor, decoder_input_ids: torch.Tensor, use_cache: bool) -> Any:
+        return SimpleNamespace(logits=super().forward(decoder_input_ids))
+
+
+@dataclass
+class Labels:
+    """A workload that draws labels, with a small model and a batch for it.
+
+    outputs: what the model gave → (labels, k), the parameters of each label's distribution; hessian: of −log p in them.
+    """
+
+    workload: workloads.Workload
+    model: nn.Module
+    batch: Any
+    hessian: Callable[[torch.Tensor], torch.Tensor]
+    given: Callable[[Any], Any] = lambda batch: batch[:1]  # what of the batch the model takes: a tuple or a dict
+    outputs: Callable[[Any], torch.Tensor] = lambda out: out
+
+
+def labels_of(kind: str) -> Labels:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     if kind == "mlp":
         mlp = workloads.MLP(batch=8, **SCHEDULE)
-        return mlp, nn.Linear(64, 10), next(iter(mlp.batches("train", 0))), softmax_hessian
+        return Labels(mlp, nn.Linear(64, 10), next(iter(mlp.batches("train", 0))), softmax_hessian)
     if kind == "layer":
         layer = workloads.Layer(shape=[6, 4], batch=5, **SCHEDULE)
-        return layer, layer.model(), next(iter(layer.batches("train", 0))), lambda out: torch.eye(6).expand(5, 6, 6)
+        return Labels(layer, layer.model(), next(iter(layer.batches("train", 0))), unit_hessian)
+    if kind == "sd_lora":
+        batch = {
+            "noisy": torch.randn(3, 4, 2, 9, generator=generator),
+            "noise": torch.randn(3, 4, 2, 3, generator=generator),
+            "timestep": torch.zeros(1),
+            "text": torch.zeros(1),
+        }
+        names = {"noisy": "noisy", "timestep": "timestep", "encoder_hidden_states": "text"}
+        return Labels(
+            workloads.SDLora(**SCHEDULE),
+            Denoiser(9, 3),
+            batch,
+            lambda out: 2 * unit_hessian(out),  # (x − μ)²
+            lambda batch: {key: batch[name] for key, name in names.items()},
+            lambda out: out.sample.reshape(-1, 1),
+        )
+    if kind == "t5":
+        tokens = torch.randint(7, (3, 4), generator=generator)
+        return Labels(
+            workloads.T5(**SCHEDULE),
+            Speller(7, 7),
+            {"input_ids": tokens, "decoder_input_ids": tokens, "labels": tokens},
+            softmax_hessian,
+            lambda batch: {"input_ids": tokens, "decoder_input_ids": tokens, "use_cache": False},
+            lambda out: out.logits.flatten(0, 1),
+        )
     from workloads.embedding import SkipGram
 
     model = SkipGram(8, 3, sparse=False)
     nn.init.normal_(model.word.weight)
     nn.init.normal_(model.context.weight)
-    batch = torch.randint(8, (5,), generator=generator), torch.randint(8, (5, 6), generator=generator)
-    return workloads.Embedding(**SCHEDULE), model, batch, lambda out: (out.sigmoid() * (1 - out.sigmoid())).diag_embed()
+    pairs = torch.randint(8, (5,), generator=generator), torch.randint(8, (5, 6), generator=generator)
+    logistic = lambda out: (out.sigmoid() * (1 - out.sigmoid())).diag_embed()  # noqa: E731
+    return Labels(workloads.Embedding(**SCHEDULE), model, pairs, logistic, lambda batch: batch)
+
+
+def unit_hessian(out: torch.Tensor) -> torch.Tensor:
+    return torch.eye(out.shape[1]).expand(len(out), -1, -1)
 
 
 def softmax_hessian(logits: torch.Tensor) -> torch.Tensor:
@@ -155,19 +218,21 @@ def softmax_hessian(logits: torch.Tensor) -> torch.Tensor:
     return p.diag_embed() - p.unsqueeze(2) * p.unsqueeze(1)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "layer", "embedding"])
+@drawing
 def test_bartletts_mean_is_the_diagonal_of_the_gauss_newton_matrix(kind: str) -> None:
-    workload, model, batch, curvature = labels_of(kind)
+    case = labels_of(kind)
+    workload, model, batch = case.workload, case.model, case.batch
     names, parameters = zip(*model.named_parameters(), strict=True)
-    inputs = batch if kind == "embedding" else batch[:1]
+    given = case.given(batch)
+    inputs = ((), given) if isinstance(given, dict) else (given, {})
 
     def outputs(*values: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(model, dict(zip(names, values, strict=True)), inputs)
+        return case.outputs(torch.func.functional_call(model, dict(zip(names, values, strict=True)), *inputs))
 
     out = outputs(*parameters).detach()
     jacobian = torch.cat([j.flatten(2) for j in torch.autograd.functional.jacobian(outputs, parameters)], 2)
     samples = workload.sampled_loss(model, batch, torch.Generator())[1]
-    truth = torch.einsum("bkp,bkl,blp->p", jacobian, curvature(out), jacobian) / samples
+    truth = torch.einsum("bkp,bkl,blp->p", jacobian, case.hessian(out), jacobian) / samples
     optimizer = optimizers.SophiaG(parameters, betas=(0.9, 0.0))
     generator, found, gradients = torch.Generator().manual_seed(0), [], []
     for _ in range(3000):
@@ -182,12 +247,11 @@ def test_bartletts_mean_is_the_diagonal_of_the_gauss_newton_matrix(kind: str) ->
     assert torch.stack(found).sum(1).mean().item() == pytest.approx(truth.sum().item(), rel=0.05)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "layer", "embedding"])
+@drawing
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_labels_come_from_the_generator_alone(kind: str, dtype: torch.dtype) -> None:
-    workload, model, batch, _ = labels_of(kind)
-    model = model.to(dtype)
-    batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
+    case = labels_of(kind)
+    workload, model, batch = case.workload, case.model.to(dtype), to_device(case.batch, torch.device("cpu"), dtype)
     before = torch.get_rng_state()
     losses = [workload.sampled_loss(model, batch, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before)

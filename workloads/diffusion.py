@@ -63,8 +63,12 @@ def cached_latents(size: str, resolution: int, checkpoint: Checkpoint) -> Kept:
 
 def noise_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Mean squared error of the predicted noise, in fp32."""
-    predicted = model(batch["noisy"], batch["timestep"], encoder_hidden_states=batch["text"]).sample
-    return F.mse_loss(predicted.float(), batch["noise"].float())
+    return F.mse_loss(predicted_noise(model, batch), batch["noise"].float())
+
+
+def predicted_noise(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What the model takes for the noise in the noisy latents, (b, 4, h, w), fp32."""
+    return model(batch["noisy"], batch["timestep"], encoder_hidden_states=batch["text"]).sample.float()
 
 
 def signal() -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from workloads.base import HELD_OUT, Workload
 from workloads.cache import Kept
@@ -25,6 +26,7 @@ from workloads.diffusion import (
     draw,
     held_out,
     noise_loss,
+    predicted_noise,
 )
 from workloads.pretrained import SOURCES, Checkpoint
 
@@ -127,3 +129,11 @@ class SDLora(Workload):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return noise_loss(model, batch)
+
+    def sampled_loss(
+        self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """The squared error is the −log p of a Gaussian of variance ½ round the prediction; each element is a label."""
+        predicted = predicted_noise(model, batch)
+        drawn = torch.randn(predicted.shape, generator=generator, device=predicted.device)
+        return F.mse_loss(predicted, predicted.detach() + drawn * 0.5**0.5), drawn.numel()

@@ -152,9 +152,21 @@ class T5(Workload):
             }
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        inputs = {name: batch[name] for name in ("input_ids", "decoder_input_ids")}
-        logits = model(**inputs, use_cache=False).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten())
+        return F.cross_entropy(logits(model, batch), batch["labels"].flatten())
+
+    def sampled_loss(
+        self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """Each target token is drawn on its own, given the true ones before it."""
+        found = logits(model, batch)
+        labels = found.detach().softmax(1).multinomial(1, generator=generator).squeeze(1)
+        return F.cross_entropy(found, labels), len(labels)
+
+
+def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Scores of every target token of the batch, (batch × length, vocabulary), fp32."""
+    inputs = {name: batch[name] for name in ("input_ids", "decoder_input_ids")}
+    return model(**inputs, use_cache=False).logits.flatten(0, 1).float()
 
 
 def split_text() -> tuple[str, str]:
