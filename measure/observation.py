@@ -11,6 +11,7 @@ from torch import Tensor
 from measure.clock import HostClock
 
 SPANS = ("forward", "backward", "estimator", "excluded", "sampling")
+CHANGES = ("weight_norm", "update_norm", "updated", "strayed_moments")
 RESOLVED = 1e-6  # of the squared mean: a smaller variance is lost in the difference of two fp32 sums
 READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
 SETTLE_EVERY = 32  # steps that a CPU turns into lines at once: one at a time, in cold caches, costs three times as much
@@ -87,7 +88,7 @@ class Observation:
             deviation = 0.0 if norm == 0 else deviation
             bad = int(values.get("gradient_nonfinite", 0))
             line["gradient"] = {"norm": norm, "mean": mean, "std": deviation, "nonfinite": bad}
-            line |= {name: values[name] for name in ("weight_norm", "update_norm", "updated")}
+            line |= {name: values[name] for name in CHANGES if name in values}
             line |= {"memory": self.memory} if self.memory else {}
         line |= {f"{name}_seconds": durations.get(name) for name in ("forward", "backward", "optimizer")}
         line |= {"estimator_seconds": durations["estimator"]} if self.estimator else {}

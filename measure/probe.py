@@ -6,9 +6,10 @@ Scratch memory is bounded, so that looking does not change the peak that is bein
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CHUNK = 1 << 22  # elements looked at at once when counting non-finite values
+Rest = tuple[Tensor, Tensor, Tensor]  # see `moments_at_rest`
 GLIMPSE = 1 << 14  # elements of a tensor whose change is measured; larger tensors are sampled evenly
 
 
@@ -62,6 +63,26 @@ def change(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> dict[str, Ten
     return {"update_norm": norm.sqrt(), "updated": count}
 
 
+def moments_at_rest(p: Tensor, moments: Iterable[Tensor]) -> list[Rest]:
+    """The moments of `p`, each with a glimpse of it now and which of the elements seen lie in rows without a gradient.
+
+    p: with a sparse gradient. Moments that are not of its shape are left out.
+    """
+    touched = torch.zeros(len(p), dtype=torch.bool, device=p.device)
+    touched[p.grad._indices()[0]] = True  # type: ignore[union-attr]
+    row = torch.arange(0, p.numel(), stride_of(p), device=p.device) // p[0].numel()
+    return [(moment, glimpse([moment])[0], ~touched[row]) for moment in moments if moment.shape == p.shape]
+
+
+def strayed(rests: Iterable[Rest]) -> Tensor:
+    """How many elements of moments changed though their rows had no gradient; estimated as in `change`."""
+    counts = [
+        ((glimpse([moment])[0] != before) & resting).sum(dtype=torch.float64) * (moment.numel() / max(len(before), 1))
+        for moment, before, resting in rests
+    ]
+    return torch.stack([count.to(counts[0].device) for count in counts]).sum()
+
+
 def stride_of(t: Tensor) -> int:
     """Odd, so that a sample of a matrix does not stay in a few of its columns."""
     return 1 if t.numel() <= GLIMPSE else (t.numel() // GLIMPSE) | 1
@@ -87,3 +108,8 @@ def fingerprint(t: Tensor) -> int:
         weight = (weight ^ (weight >> 29)) * 0x3F58476D1CE4E5B9
         sums.append((chunk.view(integers).long() * weight).sum())
     return sum(int(s) for s in sums) & 0xFFFFFFFFFFFFFFFF
+
+
+def fingerprints(model: nn.Module) -> dict[str, int]:
+    """A hash of the bits of each parameter, by name, to tell exactly which have moved."""
+    return {name: fingerprint(p) for name, p in model.named_parameters() if p.numel()}

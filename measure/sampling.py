@@ -1,6 +1,7 @@
 """The looks that cost something: norms of gradients, weights and updates, and the walk through the state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import psutil
 from torch import Tensor
@@ -43,12 +44,19 @@ class Schedule:
 class Sampler:
     """Looks at the gradients before a sampled step and at the weights, the state and the memory after it."""
 
-    def __init__(self, parameters: Sequence[Tensor], allocator: Allocator, weigh: Callable[[], Ledger]) -> None:
-        self.parameters, self.allocator, self.weigh = parameters, allocator, weigh
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        allocator: Allocator,
+        weigh: Callable[[], Ledger],
+        state: Mapping[Tensor, Any],
+    ) -> None:
+        self.parameters, self.allocator, self.weigh, self.state = parameters, allocator, weigh, state
         self.gradient_bytes = 0
         self.state_bytes: list[int] = []  # at each walk
         self._samples = 0
         self._before: list[Tensor] = []
+        self._at_rest: list[probe.Rest] = []
         self._process = psutil.Process()
 
     def before(self, one: Observation) -> None:
@@ -56,11 +64,18 @@ class Sampler:
         with self.allocator.aside():
             self._gradients(one)
             self._before = probe.glimpse(self.parameters)
+            for p in self.parameters:
+                if p.grad is not None and p.grad.is_sparse:
+                    self._at_rest += probe.moments_at_rest(p, self._moments(p))
+
+    def _moments(self, p: Tensor) -> list[Tensor]:
+        held = self.state.get(p) or {}
+        return [value for value in held.values() if isinstance(value, Tensor)]
 
     @property
     def scratch_bytes(self) -> int:
         """What is held from before the step until after it."""
-        return tensor_bytes(self._before)
+        return tensor_bytes([*self._before, *(tensor for rest in self._at_rest for tensor in rest[1:])])
 
     def _gradients(self, one: Observation) -> None:
         self.gradient_bytes = max(self.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
@@ -79,7 +94,9 @@ class Sampler:
             self._gradients(one)
         one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
         one.values |= probe.change(self.parameters, self._before)
-        self._before = []
+        if self._at_rest:
+            one.values["strayed_moments"] = probe.strayed(self._at_rest)
+        self._before, self._at_rest = [], []
         if self._samples < LEDGER_EVERY or self._samples % LEDGER_EVERY == 0:
             held = self.weigh()
             self.state_bytes.append(held.state_bytes)
