@@ -22,7 +22,7 @@ from conf.compose import Config, compose
 from measure.environment import scrub
 from measure.isolate import run_isolated
 from measure.record import VOLATILE, Place, read_records, run_id, slug
-from measure.sweep import Job, exit_code, planned, run_jobs
+from measure.sweep import Job, exit_code, planned, run_jobs, told_apart
 
 SWEEP = "OPTIMETER_SWEEP"  # Hydra's own folder for a sweep: a temporary one
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
@@ -75,7 +75,7 @@ def run(configs: list[Config]) -> int:
     """Look at all that the jobs name, refuse what cannot be, then make or keep each run; returns the exit code."""
     facts = ask_by_device(identify, configs)
     every = [job_of(config, *facts[config["device"]]) for config in configs]
-    jobs = list({job.place.folder: job for job in every}.values())
+    jobs = told_apart(list({job.place.folder: job for job in every}.values()))
     if configs[0]["dry"]:
         return show(jobs)
     ask_by_device(look, [job.payload["config"] for job in jobs if job.rerun or not job.place.finished()])
