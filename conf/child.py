@@ -191,7 +191,7 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
     import torch
 
     from conf.build import about
-    from measure.run import Settings
+    from measure.settings import Settings
 
     names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")
     optimizer = about(config["optimizer"])

@@ -14,7 +14,8 @@ from measure.clock import clock_for
 from measure.gradients import Noise
 from measure.memory import ledger, tensor_bytes
 from measure.predict import to_mode
-from measure.run import Build, fingerprints
+from measure.probe import fingerprints
+from measure.settings import Build
 from measure.statistics import spread
 
 WARM_UP = 3  # steps after the first: some allocate, or compile, at the second

@@ -18,8 +18,8 @@ from measure.interleave import Comparison, interleave
 from measure.monitor import OptimizerMonitor
 from measure.predict import to_mode
 from measure.record import to_line
-from measure.run import Build, Settings, to_device
 from measure.sampling import CALIBRATION_STEPS
+from measure.settings import Build, Settings, to_device
 from measure.statistics import spread
 
 OFF, ON, ONE, TWO = "off", "on", "+1 %", "+2 %"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from measure.memory import parameter_counts, tensor_bytes
 from measure.predict import Prediction, predict
-from measure.run import Build, Settings
+from measure.settings import Build, Settings
 
 GIB = 1 << 30
 CARDS = (8, 10, 12, 16, 24, 32, 40, 48, 64, 80, 96, 141, 192)  # GiB on common cards

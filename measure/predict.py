@@ -6,22 +6,18 @@ then on. So a process that also runs the optimizer in earnest does so first.
 
 import logging
 import os
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._guards import active_fake_mode
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from measure.live import LiveBytes
 from measure.memory import Ledger, ledger
 
 STEPS = 2  # some optimizers only look at the first gradient and allocate at the second
@@ -39,7 +35,7 @@ class Prediction:
     transient_bytes: int
 
 
-class FakeRun(TorchDispatchMode):
+class FakeRun(LiveBytes):
     """Watches operations on fake tensors: what is read back to the host, and how many bytes live at once.
 
     A read of a fake tensor's value, where fake tensors alone would stop, is answered with 1 and counted.
@@ -47,44 +43,19 @@ class FakeRun(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads = self.live = self.peak = 0
-        self._seen: set[int] = set()
+        self.reads = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             self.reads += 1
             return 1
-        made = func(*map(faked, args), **(kwargs or {}))
-        if makes_anew(func):
-            for tensor in tree_leaves(made):
-                if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                    self._follow(tensor.untyped_storage())
-        return made
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage from the operation that made it until it is freed."""
-        identity, size = storage._cdata, storage.nbytes()
-        if identity not in self._seen:
-            self._seen.add(identity)
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._forget, identity, size)
-
-    def _forget(self, identity: int, size: int) -> None:
-        self._seen.discard(identity)
-        self.live -= size
+        return super().__torch_dispatch__(func, types, [*map(faked, args)], kwargs)
 
 
 def faked(x: Any) -> Any:
     """A real constant, such as a code map, as a fake tensor: torch caches operations on fake tensors alone."""
     mode = active_fake_mode() if type(x) is Tensor else None
     return mode.from_tensor(x) if mode else x
-
-
-@cache
-def makes_anew(func: OpOverload) -> bool:
-    """Whether an operation returns memory of its own: it is neither a view nor in place."""
-    return not any(result.alias_info for result in func._schema.returns)
 
 
 def predict(

@@ -3,44 +3,26 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from measure.allocator import allocator_for
 from measure.monitor import ESTIMATOR, OptimizerMonitor
 from measure.predict import predict, to_mode
-from measure.probe import fingerprint
+from measure.probe import fingerprints
+from measure.quality import quality
+from measure.settings import Build, Settings, scheduler, to_device
+from measure.watch import watch
 
 DIVERGED_FACTOR, DIVERGED_LINES = 1e3, 10
 PROGRESS_EVERY = 0.2  # seconds
 WEYL = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: seeds of consecutive steps share no pattern in their bits
-Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train, whatever is trained; the names are the configuration's."""
-
-    steps: int
-    seed: int = 0
-    device: str = "cpu"
-    dtype: torch.dtype = torch.float32
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    accumulate: int = 1
-    eval_every: int | None = None
-    record_every: int = 1
-    sample_every: int | str = "auto"
-    closure: bool = False
-    hessian_every: int | None = None  # steps between two curvature estimates, the first before step 1
-    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 class Training:
@@ -87,9 +69,21 @@ class Training:
             sparse, closure = self.workload.gradients == "sparse", self.settings.closure
             return predict(self.build, self.named, sparse, closure).ledger.state_bytes
         except Exception as error:
-            reason = f"fake tensors: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self.missing["memory.predicted_state_bytes"] = reason
+            self.missing["memory.predicted_state_bytes"] = f"fake tensors: {reason(error)}"
             return None
+
+    def _watch(self) -> dict[str, Any]:
+        """Peaks from the tensors themselves, after the run; where they cannot be followed, none and the reason."""
+        if self.settings.closure:
+            self.missing["memory.peak_bytes"] = "the step calls a closure"
+            return {}
+        try:
+            batches = islice(self.workload.batches("train", self.settings.seed), self.settings.accumulate)
+            peaks, transient = watch(self, list(map(self._on_device, batches)))
+            return {"peak_bytes": peaks, "peak_source": "tensors", "transient_bytes": transient}
+        except Exception as error:
+            self.missing["memory.peak_bytes"] = reason(error)
+            return {}
 
     def run(self) -> dict[str, Any]:
         """Train and measure; `status` is "ok" or "diverged"."""
@@ -116,23 +110,28 @@ class Training:
 
     def step(self, batches: list[Any]) -> None:
         """One optimizer step on the mean gradient of `batches`."""
-        batches = [to_device(batch, self.device, self.settings.dtype) for batch in batches]
+        batches = list(map(self._on_device, batches))
         losses: list[Tensor] = []
         if self.settings.hessian_every and self.monitor.steps % self.settings.hessian_every == 0:
             self.estimate_curvature(batches[0])
 
         def closure() -> Tensor:
-            losses.append(self._fill_gradients(batches))
+            losses.append(self.fill_gradients(batches))
             return losses[-1]
 
         if self.settings.closure:
             self.optimizer.step(closure)  # type: ignore[arg-type]
         else:
-            closure()
-            self.optimizer.step()
+            self.update(closure())
         if self.scheduler:
             self.scheduler.step()
         self.monitor.record(losses[0], **self.workload.extra(self.model))
+
+    def update(self, loss: Tensor) -> None:
+        """The optimizer's step; where it wants to know the loss it is told."""
+        if getattr(self.optimizer, "wants_loss", False):
+            self.optimizer.report_loss(loss)  # type: ignore[attr-defined]
+        self.optimizer.step()
 
     def estimate_curvature(self, batch: Any) -> None:
         """Hand the optimizer the loss that it estimates curvature from, on a step's first batch; not part of the step.
@@ -141,7 +140,10 @@ class Training:
         """
         devices = [self.device] if self.device.type == "cuda" else []
         self.optimizer.zero_grad()  # the last step's are done with; an estimate need not be made beside them
-        with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(devices):
+        twice = self.optimizer.curvature_from == "loss"  # type: ignore[attr-defined]
+        # Of torch's forms of attention one alone can be differentiated twice.
+        attention = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
+        with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(devices), attention:
             self.optimizer.update_hessian(*self._curvature_loss(batch))  # type: ignore[attr-defined]
 
     def _curvature_loss(self, batch: Any) -> tuple[Tensor, int]:
@@ -152,36 +154,42 @@ class Training:
         generator = torch.Generator(self.device).manual_seed(seed)
         return self.workload.sampled_loss(self.model, batch, generator)
 
-    def _fill_gradients(self, batches: list[Any]) -> Tensor:
+    def fill_gradients(self, batches: list[Any], phase: Callable[[str], Any] = nullcontext) -> Tensor:
         """Backward through each batch, clip; returns the mean loss."""
         self.optimizer.zero_grad()
         losses = []
         for batch in batches:
-            loss = self.workload.loss(self.model, batch) / len(batches)
-            loss.backward()
+            with phase("forward"):
+                loss = self.workload.loss(self.model, batch) / len(batches)
+            with phase("backward"):
+                loss.backward()
             losses.append(loss.detach())
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         return torch.stack(losses).sum()
 
-    @torch.no_grad()
     def evaluate(self, step: int) -> None:
         """Held-out loss and score after `step` steps, in a phase of its own."""
-        to_mode(self.optimizer, "eval")
-        self.model.eval()
         with self.monitor.phase("evaluation"):
-            batches = self.workload.batches("held_out", self.settings.seed)
-            on_device = (to_device(batch, self.device, self.settings.dtype) for batch in batches)
-            loss = torch.stack([self.workload.loss(self.model, batch) for batch in on_device]).double().mean().item()
-            score = self.workload.score(self.model) if math.isfinite(loss) else None
-        self.model.train()
-        to_mode(self.optimizer, "train")
+            loss, score = self.held_out()
         self.monitor.settle(wait=True)
         seconds = self.monitor.elapsed
         score = loss if score is None and math.isfinite(loss) else score
         self.evaluations.append({"step": step, "seconds": seconds, "loss": loss, "score": score})
         if not math.isfinite(loss) and not self.diverged:
             self.diverged = f"the held-out loss is not finite after step {step}"
+
+    @torch.no_grad()
+    def held_out(self) -> tuple[float, float | None]:
+        """Loss and score on the held-out data, with model and optimizer in their modes for it."""
+        to_mode(self.optimizer, "eval")
+        self.model.eval()
+        batches = map(self._on_device, self.workload.batches("held_out", self.settings.seed))
+        loss = torch.stack([self.workload.loss(self.model, batch) for batch in batches]).double().mean().item()
+        score = self.workload.score(self.model) if math.isfinite(loss) else None
+        self.model.train()
+        to_mode(self.optimizer, "train")
+        return loss, score
 
     def _evaluates_after(self, step: int) -> bool:
         every = self.settings.eval_every
@@ -205,6 +213,9 @@ class Training:
         end = index in (1, self.settings.steps) or self.diverged
         if end or "gradient" in line or index % self.settings.record_every == 0:
             self.write(line)
+
+    def _on_device(self, batch: Any) -> Any:
+        return to_device(batch, self.device, self.settings.dtype)
 
     def _report(self, step: int) -> None:
         now = time.monotonic()
@@ -233,77 +244,23 @@ class Training:
     def _blocks(self, checks: dict[str, Any]) -> dict[str, Any]:
         blocks = self.monitor.summary()
         memory = blocks["memory"]
-        memory["predicted_state_bytes"] = self._predict()
         if memory["allocator_state_bytes"] is None:
-            self.missing["memory.allocator_state_bytes"] = self.missing["memory.peak_bytes"] = str(
-                self.monitor.allocator.reason
-            )
+            self.missing["memory.allocator_state_bytes"] = str(self.monitor.allocator.reason)
+            memory |= self._watch()
         else:
             memory["allocator_state_bytes"] += self.built_bytes or 0
             memory["unexplained_bytes"] = memory["allocator_state_bytes"] - memory["state_bytes"]
+        memory["predicted_state_bytes"] = self._predict()
         self.missing |= self.monitor.missing()
         status = "diverged" if self.diverged else "ok"
-        quality, steps = self._quality(), self.monitor.steps
+        found = quality(self.workload, self.evaluations, self.last_losses, bool(self.diverged))
         return (
             blocks
-            | {"status": status, "reason": self.diverged, "steps": steps}
-            | {
-                "quality": quality,
-                "checks": checks,
-                "missing": self.missing,
-            }
+            | {"status": status, "reason": self.diverged, "steps": self.monitor.steps}
+            | {"quality": found, "checks": checks, "missing": self.missing}
         )
 
-    def _quality(self) -> dict[str, Any]:
-        """Held-out loss and score, and when the target was first reached."""
-        losses = [one["loss"] for one in self.evaluations if math.isfinite(one["loss"])]
-        target, sign = self.workload.target, 1 if self.workload.higher_is_better else -1
-        reached = [
-            one
-            for one in self.evaluations
-            if target is not None and one["score"] is not None and sign * (one["score"] - target) >= 0
-        ]
-        last = self.evaluations[-1] if not self.diverged else {"loss": None, "score": None}
-        return {
-            "first_loss": self.evaluations[0]["loss"],
-            "final_loss": last["loss"],
-            "best_loss": min(losses, default=None),
-            "train_loss": sum(self.last_losses) / len(self.last_losses) if self.last_losses else None,
-            "score": last["score"],
-            "score_name": self.workload.score_name,
-            "higher_is_better": self.workload.higher_is_better,
-            "target": target,
-            "steps_to_target": reached[0]["step"] if reached else None,
-            "seconds_to_target": reached[0]["seconds"] if reached else None,
-            "evaluations": self.evaluations,
-        }
 
-
-def scheduler(optimizer: Optimizer, settings: Settings) -> LambdaLR | None:
-    """Linear warm-up, then constant, or linear or cosine decay to 0 at the last step; None where nothing changes."""
-    warmup, rest = settings.warmup_steps, max(settings.steps - settings.warmup_steps, 1)
-    shapes: dict[str, Callable[[float], float]] = {
-        "constant": lambda progress: 1.0,
-        "linear": lambda progress: 1 - progress,
-        "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-    }
-    shape = shapes[settings.schedule]
-    if settings.schedule == "constant" and warmup == 0:
-        return None
-    return LambdaLR(optimizer, lambda done: (done + 1) / warmup if done < warmup else shape((done - warmup) / rest))
-
-
-def to_device(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Tensors of a batch on `device`, floating ones in `dtype`; containers keep their shape."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, dtype if batch.is_floating_point() else None, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(part, device, dtype) for key, part in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(part, device, dtype) for part in batch)
-    return batch
-
-
-def fingerprints(model: nn.Module) -> dict[str, int]:
-    """A hash of the bits of each parameter, by name, to tell exactly which have moved."""
-    return {name: fingerprint(p) for name, p in model.named_parameters() if p.numel()}
+def reason(error: Exception) -> str:
+    """What went wrong, in a line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -21,7 +21,7 @@ from measure.interleave import Comparison, interleave
 from measure.memory import ledger, parameter_counts, tensor_bytes
 from measure.monitor import process_peak_bytes
 from measure.predict import predict
-from measure.run import Settings, to_device
+from measure.settings import Settings, to_device
 from measure.statistics import spread
 
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -152,7 +152,7 @@ def _memory(one: Contestant) -> dict[str, Any]:
         "by_dtype": held.by_dtype,
         "state_8bit_share": held.share_8bit,
         "gradient_bytes": tensor_bytes(p.grad for p in one.parameters),
-        **dict.fromkeys(("allocator_state_bytes", "unexplained_bytes", "transient_bytes", "peak_bytes")),
+        **dict.fromkeys(("allocator_state_bytes", "unexplained_bytes", "transient_bytes", "peak_bytes", "peak_source")),
         "process_peak_bytes": process_peak_bytes(),
     }
 

@@ -120,6 +120,11 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         name, share = type(self).__name__, compressed / total
         return f"{name}: {len(sizes)} tensors, {total:,} elements, moments of {share:.0%} in 8 bits, context {context}"
 
+    @property
+    def wants_loss(self) -> bool:
+        """Whether the loop should call `report_loss` before each step."""
+        return self.c_optim is not None
+
     def report_loss(self, loss: Any) -> None:
         """Tell the context the loss of the coming step, a tensor or a number; `step(closure)` does it by itself."""
         if self.c_optim is None:

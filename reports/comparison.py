@@ -111,7 +111,10 @@ def _notes(setting: Setting) -> list[str]:
     else:
         notes.append(f"No paired differences: the baseline {setting.wanted} is not here once, finished and sound.")
     if first.get("device") == "cpu":
-        notes.append("Peak: the whole process, imports included; torch's CPU allocator keeps no count.")
+        notes.append(
+            "Peak: of the tensors that live in one step after the run, since torch's CPU allocator keeps no count; "
+            "where they could not be followed, of the whole process."
+        )
     return notes
 
 

@@ -1,6 +1,6 @@
 """The tables of fine-tuning: Adafactor and Adam on T5 (document 002), optimizers on a diffusion model's LoRA (004)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from measure.record import Record
 from reports.comparison import MB
@@ -21,14 +21,14 @@ PRINTED_SUMMARY = {
     "AdamW8bit": "memory −8 %, speed +15 %, performance +3–5 %, stability +20 %",
 }
 REFERENCES = {"AdamW": ("adamw", "torch_adamw"), "AdamW8bit": ("adamw8bit", "bnb_adamw8bit")}
-PROCESS = "process"  # where no allocator counts, all of the process stands for the peak
+PROCESS = "process"  # where neither an allocator counts nor tensors could be followed, the whole process
 PHASES = ("forward", "backward", "step", "evaluation", "estimator")
 COSTS = ("state MB", "in 8 bits", "peak MB", "peak in", "optimizer at most MB")
 SEPARATE = "Separate runs: times have no verdict."
 PEAKS = (
-    "Peak in: the phase that sets the peak, on a GPU; on a CPU it is the whole process, imports included. Optimizer at "
-    "most: its state and what its step takes for a while, which is all that another optimizer can save; "
-    "without a GPU from the plan of the same run, where there is one."
+    "Peak in: the phase that sets the peak; on a CPU, where no allocator counts, from the tensors that live in one "
+    "step after the run (where they cannot be followed, the whole process, imports included). Optimizer at most: its "
+    "state and what its step takes for a while, which is all that another optimizer can save."
 )
 
 
@@ -39,7 +39,7 @@ def adafactor_vs_adam(records: Sequence[Record]) -> Table | None:
         groups = [group for group in setting.groups if class_of(group.records[0]) in (*ADAMS, *ADAFACTORS)]
         classes = {class_of(group.records[0]) for group in groups}
         if setting.conditions["workload_name"] == "t5" and classes & {*ADAMS} and classes & {*ADAFACTORS}:
-            rows += [_t5_row(group, setting, records) for group in groups]
+            rows += [_t5_row(group, setting) for group in groups]
     columns = ("optimizer", "on", "lr", "status", "step ms", "optimizer ms", "steps", "steps to target", "final loss")
     notes = [
         f"{SEPARATE} {PEAKS} Document 002 names neither size nor hardware for what it prints. For T5-11B it prints too "
@@ -50,7 +50,7 @@ def adafactor_vs_adam(records: Sequence[Record]) -> Table | None:
     return Table("adafactor_vs_adam", title, (*columns, *COSTS, "printed"), rows, notes) if rows else None
 
 
-def _t5_row(group: Group, setting: Setting, records: Sequence[Record]) -> list[Cell]:
+def _t5_row(group: Group, setting: Setting) -> list[Cell]:
     steps, optimizer = group.median("quality", "steps_to_target"), group.median("time", "optimizer", "median")
     return [
         *_names(group, setting),
@@ -59,7 +59,7 @@ def _t5_row(group: Group, setting: Setting, records: Sequence[Record]) -> list[C
         Cell(setting.conditions.get("steps")),
         Cell(steps, DASH if steps is None else f"{steps:,.0f}", tuple(group.ok)),
         _loss(group),
-        *_costs(group, records),
+        *_costs(group),
         _printed(PRINTED_T5, group),
     ]
 
@@ -71,7 +71,7 @@ def lora_comparison(records: Sequence[Record]) -> Table | None:
             *_names(group, setting),
             _loss(group),
             _training(group),
-            *_costs(group, records),
+            *_costs(group),
             _printed(PRINTED_LORA, group),
         ]
         for setting in _loras(records)
@@ -172,21 +172,18 @@ def _training(group: Group) -> Cell:
     return _cell(group, seconds[len(seconds) // 2] if seconds else None)
 
 
-def _costs(group: Group, records: Sequence[Record]) -> list[Cell]:
+def _costs(group: Group) -> list[Cell]:
     """State, peak with its phase, and the most that another optimizer could save."""
     peak, phase = _peak(group)
     state, transient = group.median("memory", "state_bytes"), group.median("memory", "transient_bytes")
     most = state + transient if state is not None and transient is not None else None
-    planned = () if most is not None or not group.ok else tuple(filter(_plans(group.ok[0]), records))
-    if planned:
-        most = at(planned[-1].result, "plan", "optimizer_bytes")
     at_most = _cell(group, most, 1 / MB)
     return [
         _cell(group, state, 1 / MB),
         Cell(share := group.median("memory", "state_8bit_share"), percent(share), tuple(group.ok)),
         _cell(group, peak, 1 / MB),
         Cell(phase, phase or DASH),
-        Cell(at_most.value, at_most.text, planned[-1:] or at_most.records),
+        at_most,
     ]
 
 
@@ -198,21 +195,3 @@ def _peak(group: Group) -> tuple[float | None, str | None]:
         return process, PROCESS if process is not None else None
     phases = {phase: value for phase in PHASES if (value := group.median("memory", "peak_bytes", phase)) is not None}
     return overall, max(phases, key=lambda phase: phases[phase]) if phases else None
-
-
-def _plans(record: Record) -> Callable[[Record], bool]:
-    """Whether another record is a plan of this run: of the same model, dtype, device and optimizer."""
-    device = str(record.result.get("device")).partition(":")[0]
-
-    def same(other: Record) -> bool:
-        names = [(one.result["optimizer"], one.result["workload"], one.result.get("dtype")) for one in (record, other)]
-        models = [{k: v for k, v in _spec(one).items() if k in ("size", "rank")} for one in (record, other)]
-        on = str(other.result.get("device")).partition(":")[0]
-        planned = other.result.get("measure") == "plan" and other.result["status"] == "ok"
-        return planned and names[0] == names[1] and models[0] == models[1] and on == device
-
-    return same
-
-
-def _spec(record: Record) -> dict:
-    return at(record.result, "config", "workload") or {}

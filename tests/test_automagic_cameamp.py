@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import optimizers
+import workloads
 from measure.memory import ledger
+from measure.run import Training
+from measure.settings import Settings
 from optimizers import lr_mask
 from optimizers.context import SKETCH
 from tests import references
@@ -327,6 +330,20 @@ def test_a_missing_loss_is_told_once_and_a_closures_is_heard() -> None:
     assert not silent.c_optim.losses.requires_grad
     with pytest.raises(ValueError, match="context=True"):
         optimizers.Automagic_CameAMP([p]).report_loss(1.0)
+
+
+def test_the_run_loop_reports_every_loss() -> None:
+    built = []
+
+    def build(named: Any) -> torch.optim.Optimizer:
+        built.append(optimizers.Automagic_CameAMP_COptim([p for _, p in named]))
+        return built[-1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Training(workloads.MLP(steps=30, batch=8), build, Settings(30, accumulate=2)).run()
+    assert built[0].c_optim.losses_seen == 31  # and one of the step that is watched after the run
+    assert not optimizers.Automagic_CameAMP([nn.Parameter(torch.ones(1))]).wants_loss
 
 
 @pytest.mark.parametrize("name", NAMES[2:])

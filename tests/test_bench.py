@@ -55,6 +55,7 @@ MEMORY = {
         "gradient_bytes",
         "transient_bytes",
         "peak_bytes",
+        "peak_source",
         "process_peak_bytes",
     ),
 }

@@ -8,7 +8,7 @@ import pytest
 
 from measure.interleave import Comparison, interleave
 from measure.overhead import OFF, ON, ONE, TWO, overhead, verdict
-from measure.run import Settings
+from measure.settings import Settings
 from measure.statistics import bootstrap, spread
 from workloads import MLP
 

@@ -11,8 +11,9 @@ from torch import nn
 from measure import OptimizerMonitor
 from measure.monitor import warm_up
 from measure.observation import Observation, ReadBack
-from measure.run import Settings, Training
+from measure.run import Training
 from measure.sampling import BUDGET, CALIBRATION_STEPS, Schedule
+from measure.settings import Settings
 from workloads import MLP
 
 
@@ -109,6 +110,28 @@ def test_only_elements_that_a_step_changed_are_counted() -> None:
             optimizer.zero_grad()
             monitor.record(1.0)
     assert [line["updated"] for line in monitor.lines] == [8, 4], "two rows, then one"
+
+
+@pytest.mark.parametrize("strays", [False, True])
+def test_moments_of_rows_without_a_gradient_are_watched(strays: bool) -> None:
+    class Decaying(torch.optim.SparseAdam):
+        def step(self, closure: Any = None) -> None:
+            for state in self.state.values():
+                state["exp_avg"].mul_(0.9)
+            super().step(closure)
+
+    embedding = nn.Embedding(6000, 4, sparse=True)  # more elements than are looked at
+    optimizer = (Decaying if strays else torch.optim.SparseAdam)(embedding.parameters())
+    with OptimizerMonitor(embedding, optimizer, sample_every=1) as monitor:
+        for rows in (range(3000), range(100), range(3000, 3001)):
+            embedding(torch.tensor(rows)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.record(1.0)
+    first, *later = monitor.lines
+    assert "strayed_moments" not in first, "there were none yet"
+    expected = [2900 * 4, 3000 * 4] if strays else [0, 0]
+    assert [line["strayed_moments"] for line in later] == pytest.approx(expected, rel=0.01)
 
 
 def test_nonfinite_gradients_are_counted() -> None:

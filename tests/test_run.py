@@ -9,7 +9,8 @@ from torch import nn
 
 import workloads
 from measure.observation import SETTLE_EVERY
-from measure.run import Settings, Training, scheduler
+from measure.run import Training
+from measure.settings import Settings, scheduler
 from workloads import MLP, Toy, Workload
 
 

@@ -16,7 +16,7 @@ from conf.shapes import parse_shapes
 from measure.bandwidth import copy_rates
 from measure.contestant import Contestant, Side, minimum_bytes
 from measure.gradients import Noise
-from measure.run import Settings
+from measure.settings import Settings
 from measure.step import (
     BASELINE,
     BELIEVED,
