@@ -9,7 +9,7 @@ TOUR := runs/tour
 DOCUMENTS := runs/documents
 # Sweeps beside experiment=documents that the documents' claims ask for.
 PARTS := toy_trace layer_memory relative_memory sparse t5_memory lora lora_memory \
-	documents_blocks documents_window documents_speed documents_tuned
+	documents_gain documents_blocks documents_window documents_context documents_speed documents_tuned
 
 .PHONY: help bench documents test check report clean
 .DEFAULT_GOAL := help

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from measure.record import Record
-from reports.evidence import ONE_SEED, UNREACHED, Figure, figures
+from reports.evidence import ONE_SEED, OUTDONE, UNREACHED, Figure, figures
 from reports.expression import evaluate
 from reports.table import DASH, Cell, Table, number, percent
 
@@ -25,11 +25,12 @@ NOTES = (
     "Measured: from the records of this report, or arithmetic on the document's own numbers. Idea: measured on the "
     "implementation here. Published code: the code that the document came with, which is not here, so it is not "
     "judged. In brackets 95 % intervals over seeds, or for times of separate runs what the spread of their steps "
-    "leaves. Where records hold several learning rates of one optimizer, its best is taken.",
+    "leaves. Where records hold several learning rates of one optimizer, its best is taken; where they hold one alone, "
+    "quality is not judged.",
     "Holds: the figure, with its whole interval, is in the range that is given under conditions. Does not hold: the "
     "figure, with its whole interval, is outside in a setting (or, for 'on most', in half of them). Not "
     "reproducible as stated: the document leaves out what it was measured on, or it cannot be had. Not measured: "
-    "no record answers it, one seed is too few, or the interval reaches both sides.",
+    "no record answers it, one seed or one learning rate is too few, or the interval reaches both sides.",
 )
 
 
@@ -129,7 +130,9 @@ def _arithmetic(claim: dict[str, Any]) -> Judged:
 
 def verdict_of(claim: dict[str, Any], found: Sequence[Figure]) -> tuple[str, str]:
     """The verdict over all settings, and why there is none."""
-    judged = [None if figure.doubt not in ("", UNREACHED) else holding(claim["holds"], figure) for figure in found]
+    judged = [
+        None if figure.doubt not in ("", UNREACHED, OUTDONE) else holding(claim["holds"], figure) for figure in found
+    ]
     yes, no, n = judged.count(True), judged.count(False), len(judged)
     if claim.get("over") == "most":
         verdict = HOLDS if 2 * yes > n else FAILS if 2 * no >= n else OPEN
@@ -147,16 +150,19 @@ def holding(holds: dict[str, float], figure: Figure) -> bool | None:
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high
     if low > most or high < least:
-        return False
+        return None if figure.doubt == OUTDONE else False
     inside = least <= low and high <= most
-    return True if inside and figure.doubt != UNREACHED else None  # not reached: the figure is the best it could be
+    return True if inside and figure.doubt != UNREACHED else None
 
 
 def _shown(claim: dict[str, Any], figure: Figure) -> str:
     text = _text(claim, figure.value)
     if figure.low is not None and figure.high is not None:
         text += f" [{_text(claim, figure.low)}, {_text(claim, figure.high)}]"
-    return f"at most {text}, target not reached" if figure.doubt == UNREACHED else text
+    if figure.doubt not in (UNREACHED, OUTDONE):
+        return text
+    more = (figure.doubt == UNREACHED) == (claim["figure"] != "saving")  # steps to the target than were made
+    return f"{'at least' if more else 'at most'} {text}, target {figure.doubt}"
 
 
 def _text(claim: dict[str, Any], value: float | None) -> str:

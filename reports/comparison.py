@@ -113,7 +113,7 @@ def _notes(setting: Setting) -> list[str]:
     if first.get("device") == "cpu":
         notes.append(
             "Peak: of the tensors that live in one step after the run, since torch's CPU allocator keeps no count; "
-            "where they could not be followed, of the whole process."
+            "where they could not be followed, of the whole process, imports included, and marked so."
         )
     return notes
 
@@ -173,12 +173,12 @@ def row(group: Group, setting: Setting) -> list[Cell]:
     def cell(text: str, value: float | None) -> Cell:
         return Cell(value, text, ok if value is not None else ())
 
-    def figure(digits: int, value: float | None, scale: float = 1.0) -> Cell:
+    def figure(digits: int, value: float | None, scale: float = 1.0, mark: str = "") -> Cell:
         scaled = None if value is None else value * scale
-        return cell(number(scaled, digits), scaled)
+        return cell(number(scaled, digits) + (mark if value is not None else ""), scaled)
 
     step, optimizer = group.median("time", "step", "median"), group.median("time", "optimizer", "median")
-    peak = group.median("memory", "peak_bytes", "overall") or group.median("memory", "process_peak_bytes")
+    peak, process = (group.median("memory", *path) for path in (("peak_bytes", "overall"), ("process_peak_bytes",)))
     score, target = group.median("quality", "score"), group.median("quality", "steps_to_target")
     reached = sum(at(record.result, "quality", "steps_to_target") is not None for record in ok)
     name = at(ok[0].result, "quality", "score_name") if ok else None
@@ -194,7 +194,7 @@ def row(group: Group, setting: Setting) -> list[Cell]:
         figure(4, group.median("memory", "state_bytes"), 1 / MB),
         figure(4, group.median("memory", "state_bytes_per_parameter")),
         cell(percent(small := group.median("memory", "state_8bit_share")), small),
-        figure(4, peak, 1 / MB),
+        figure(4, peak, 1 / MB) if peak is not None else figure(4, process, 1 / MB, " (process)"),
         figure(4, group.median("memory", "peak_bytes", "step"), 1 / MB),
         figure(4, group.median("quality", "final_loss")),
         cell("–" if score is None or name == "loss" else f"{name} {number(score, 4)}", score),

@@ -13,7 +13,9 @@ from reports.group import Group, Setting, at, doubts, settings
 
 Query = dict[str, Any]
 ONE_SEED = "one seed"
-UNREACHED = "not reached"
+ONE_RATE = "one learning rate"
+UNREACHED, OUTDONE = "not reached", "not reached by the other"  # the figure is the best, the worst that it could be
+TARGET = "quality.steps_to_target"
 UNSTEADINESS = "unsteadiness"  # not a name in a record: worked out from its lines
 
 
@@ -36,11 +38,19 @@ def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
     asked = [record for record in records if matches(record, where)]
     found = []
     for setting in settings(asked, measure=where["measure"]):
-        sides = [best(setting, query.get(side, {})) for side in ("of", "to") if side in query or side == "of"]
-        chosen = [group for group in sides if group]
+        sides = [candidates(setting, query.get(side, {})) for side in ("of", "to") if side in query or side == "of"]
+        chosen = [best(side, query.get("field")) for side in sides if side]
         if len(chosen) == len(sides) and (figure := make[kind](query, *chosen)):
+            if query.get("seeds") and "to" in query and min(map(len, map(rates, sides))) < 2:
+                figure = replace(figure, doubt=figure.doubt or ONE_RATE)  # nobody knows whether it suits both
             found.append(_labelled(figure, setting, chosen))
-    return found
+    # Beside settings of several seeds one of a single seed decides nothing.
+    return [figure for figure in found if figure.doubt != ONE_SEED] or found
+
+
+def rates(groups: Sequence[Group]) -> set[Any]:
+    """The learning rates among them."""
+    return {at(group.records[0].result, "config", "optimizer", "lr") for group in groups}
 
 
 def _labelled(figure: Figure, setting: Setting, groups: Sequence[Group]) -> Figure:
@@ -62,16 +72,34 @@ def described(setting: Setting) -> str:
     return ", ".join(filter(None, (" ".join(filter(None, parts)), how, dtype, device)))
 
 
-def best(setting: Setting, wanted: Query) -> Group | None:
-    """Of the groups that are asked for, as one name with several learning rates, that of the lowest final loss."""
+def candidates(setting: Setting, wanted: Query) -> list[Group]:
+    """The groups that are asked for, with their sound runs: one a seed, that which was evaluated most often."""
     found = []
     for group in setting.groups:
-        sound = tuple(record for record in group.ok if not doubts(record))
+        sound = [record for record in group.ok if not doubts(record)]
         if sound and matches(sound[0], wanted):
-            found.append(Group(group.label, group.key, sound))
-    losses = [group.median("quality", "final_loss") for group in found]
-    ranked = sorted(range(len(found)), key=lambda i: (-len(found[i].records), losses[i] is None, losses[i] or 0.0))
-    return found[ranked[0]] if ranked else None
+            sound.sort(key=lambda record: len(at(record.result, "quality", "evaluations") or ()))
+            by_seed = {record.result["seed"]: record for record in sound}
+            found.append(Group(group.label, group.key, tuple(by_seed[seed] for seed in sorted(by_seed))))
+    return found
+
+
+def best(groups: Sequence[Group], field: str | None = None) -> Group:
+    """Of one optimizer with several learning rates the best: most seeds, then the lowest final loss.
+
+    For a figure about the steps to a target: most seeds that reached it, then the fewest steps.
+    """
+
+    def rank(group: Group) -> tuple[float, ...]:
+        steps = [at(record.result, "quality", "steps_to_target") for record in group.records]
+        reached = [one for one in steps if one is not None]
+        loss = group.median("quality", "final_loss")
+        own: tuple[float, ...] = (float("inf") if loss is None else loss,)
+        if field == TARGET:
+            own = (-len(reached), sum(reached) / len(reached) if reached else 0.0, *own)
+        return (-len(group.records), *own)
+
+    return min(groups, key=rank)
 
 
 def matches(record: Record, wanted: Query) -> bool:
@@ -108,7 +136,9 @@ def worked_out(expression: str, names: dict[str, Any]) -> float | None:
 
 def unsteadiness(record: Record) -> float | None:
     """Median change of the training loss between two recorded steps, over their median loss; second half of the run."""
-    losses = [line["loss"] for line in record.steps() if line.get("loss") is not None]
+    every = at(record.result, "config", "record_every") or 1  # sampled steps lie between, of some optimizers more
+    lines = (line for line in record.steps() if line["step"] % every == 0)
+    losses = [line["loss"] for line in lines if line.get("loss") is not None]
     half = losses[len(losses) // 2 :]
     changes = [abs(b - a) for a, b in pairwise(half)]
     return median(changes) / middle if changes and (middle := abs(median(half))) else None
@@ -165,23 +195,52 @@ def paired(combine: Callable[[float, float], float]) -> Callable[[Query, Group, 
 
     def figure(query: Query, group: Group, other: Group) -> Figure | None:
         base = {record.result["seed"]: record for record in other.ok}
-        both = [(record, base[seed]) for record in group.ok if (seed := record.result["seed"]) in base]
-        values, used, unreached = [], [], False
-        for record, reference in both:
-            ours, theirs = read(record, query["field"]), read(reference, query["field"])
-            if ours is None and "unreached" in query and theirs is not None:
-                ours, unreached = read(record, query["unreached"]), True
+        pairs = [(record, base[seed]) for record in group.ok if (seed := record.result["seed"]) in base]
+        values, used, doubts = [], [], set()
+        for pair in pairs:
+            ours, theirs = (read(record, query["field"]) for record in pair)
+            if "unreached" in query and (ours is None) != (theirs is None):
+                doubts.add(UNREACHED if ours is None else OUTDONE)
+                ours, theirs = (
+                    read(record, query["unreached"]) if one is None else one
+                    for record, one in zip(pair, (ours, theirs), strict=True)
+                )
             if ours is not None and theirs:
                 values.append(combine(ours, theirs))
-                used += [record, reference]
-        made = _spread(values, tuple(used), query.get("seeds", False))
+                used.append(pair)
+        made = _spread(values, tuple(record for pair in used for record in pair), query.get("seeds", False))
         if made and "spread" in query:
-            made = _apart(made, query["spread"], combine, [pair for pair in both if pair[0] in used])
-        if made and unreached:
-            made = replace(made, doubt=made.doubt or UNREACHED)
+            made = _apart(made, query["spread"], combine, used)
+        if made and query["field"] == TARGET:
+            made = _grained(made, combine, used)
+        if made and doubts:
+            made = replace(made, doubt=made.doubt or " and ".join(sorted(doubts)))
         return made
 
     return figure
+
+
+def _grained(
+    figure: Figure, combine: Callable[[float, float], float], pairs: Sequence[tuple[Record, Record]]
+) -> Figure:
+    """With its interval made wider by what evaluating only now and then leaves open."""
+    grains = []
+    for pair in pairs:
+        (a, first), (b, base) = map(_reached, pair)
+        values = [combine(one, other) for one in (a, first) for other in (b, base) if other]
+        grains.append((min(values) - combine(first, base), max(values) - combine(first, base)))
+    wider = [sum(column) / len(grains) for column in zip(*grains, strict=True)]
+    low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
+    return replace(figure, low=(low or 0.0) + wider[0], high=(high or 0.0) + wider[1])
+
+
+def _reached(record: Record) -> tuple[float, float]:
+    """The first and the last step at which the target can have been reached; the whole run twice where it was not."""
+    step = read(record, TARGET)
+    if step is None:
+        return (float(record.result["steps"]),) * 2
+    evaluated = (one["step"] for one in at(record.result, "quality", "evaluations") or ())
+    return max((before + 1.0 for before in evaluated if before < step), default=step), float(step)
 
 
 def _apart(

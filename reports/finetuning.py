@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from measure.record import Record
 from reports.comparison import MB
-from reports.evidence import UNREACHED, UNSTEADINESS, Figure, best, paired
+from reports.evidence import OUTDONE, UNREACHED, UNSTEADINESS, Figure, best, candidates, paired
 from reports.group import Group, Setting, at, class_of, settings
 from reports.table import DASH, Cell, Table, number, percent
 
@@ -27,8 +27,9 @@ COSTS = ("state MB", "in 8 bits", "peak MB", "peak in", "optimizer at most MB")
 SEPARATE = "Separate runs: times have no verdict."
 PEAKS = (
     "Peak in: the phase that sets the peak; on a CPU, where no allocator counts, from the tensors that live in one "
-    "step after the run (where they cannot be followed, the whole process, imports included). Optimizer at most: its "
-    "state and what its step takes for a while, which is all that another optimizer can save."
+    "step after the run (where they cannot be followed, the whole process, imports included), without work that an "
+    "optimizer does only every few steps. Optimizer at most: its state and the temporary memory of its step, which is "
+    "all that another optimizer can save."
 )
 
 
@@ -91,9 +92,9 @@ def lora_summary(records: Sequence[Record]) -> Table | None:
     rows = []
     for setting in _loras(records):
         for against, names in REFERENCES.items():
-            found = (best(setting, {"optimizer": name}) for name in names)
-            reference = next((group for group in found if group), None)
-            if reference:
+            found = next(filter(None, (candidates(setting, {"optimizer": name}) for name in names)), None)
+            if found:
+                reference = best(found)
                 others = [group for group in setting.groups if group.label != reference.label and group.ok]
                 rows += [_summary_row(group, reference, against, setting) for group in others]
     columns = ("optimizer", "on", "against", "state", "peak", "training time", "steps to target", "final loss")
@@ -129,7 +130,8 @@ def _change(group: Group, reference: Group, field: str, **query: object) -> Cell
     text = f"{100 * figure.value:+,.1f} %"
     if figure.low is not None and figure.high is not None:
         text += f" [{100 * figure.low:+,.1f}, {100 * figure.high:+,.1f}]"
-    return Cell(figure.value, f"over {text}: {UNREACHED}" if figure.doubt == UNREACHED else text, figure.records)
+    bound = {UNREACHED: f"over {text}: {UNREACHED}", OUTDONE: f"under {text}: {OUTDONE}"}
+    return Cell(figure.value, bound.get(figure.doubt, text), figure.records)
 
 
 def _loras(records: Sequence[Record]) -> list[Setting]:
@@ -177,13 +179,12 @@ def _costs(group: Group) -> list[Cell]:
     peak, phase = _peak(group)
     state, transient = group.median("memory", "state_bytes"), group.median("memory", "transient_bytes")
     most = state + transient if state is not None and transient is not None else None
-    at_most = _cell(group, most, 1 / MB)
     return [
         _cell(group, state, 1 / MB),
         Cell(share := group.median("memory", "state_8bit_share"), percent(share), tuple(group.ok)),
         _cell(group, peak, 1 / MB),
         Cell(phase, phase or DASH),
-        at_most,
+        _cell(group, most, 1 / MB),
     ]
 
 

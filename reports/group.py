@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from measure.record import VOLATILE, Record
+from measure.record import VOLATILE, Record, flat
 
 # What two compared runs may differ in: it changes neither the problem nor the training.
 FREE = (*VOLATILE, "optimizer", "seed", "eval_every", "record_every", "measure")
@@ -128,12 +128,12 @@ def conditions(record: Record) -> dict[str, Any]:
         "torch": at(result, "environment", "packages", "torch"),
         "data": result.get("data") or {},
     }
-    return _flat(fixed)
+    return flat(fixed)
 
 
 def weights(record: Record) -> dict[str, Any]:
     """Where a model's first weights came from, the keys flat: `weights.source`; empty where nothing was loaded."""
-    return _flat({"weights": record.result.get("weights") or {}})
+    return flat({"weights": record.result.get("weights") or {}})
 
 
 def weights_in_words(own: dict[str, Any]) -> str:
@@ -172,13 +172,6 @@ def labels(conditions: Sequence[dict[str, Any]]) -> list[str]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, part in value.items():
-        flat |= _flat(part, f"{prefix}{key}.") if isinstance(part, dict) else {prefix + key: part}
-    return flat
 
 
 def shortened(value: Any, whole: bool = False) -> str:

@@ -10,7 +10,20 @@ import yaml
 from conf import CONF
 from measure.record import read_records
 from reports.claims import COLUMNS, ELSEWHERE, FAILS, HOLDS, OPEN, all_claims, claims, holding, judge, verdict_of
-from reports.evidence import ALONE, ONE_SEED, PAIRED, UNREACHED, Figure, described, figures, read
+from reports.evidence import (
+    ALONE,
+    ONE_RATE,
+    ONE_SEED,
+    OUTDONE,
+    PAIRED,
+    UNREACHED,
+    Figure,
+    best,
+    candidates,
+    described,
+    figures,
+    read,
+)
 from reports.expression import evaluate
 from reports.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
 from reports.group import at, settings
@@ -149,13 +162,16 @@ def test_quality_is_paired_over_seeds_and_one_is_too_few(tmp_path: Path) -> None
     assert judge(claim, []).needs == "a run"
     pairs = [(0.9, 1.0), (1.1, 1.2), (0.7, 0.8)]
     for seed, (ours, base) in enumerate(pairs):
-        write(tmp_path / "three" / str(seed), record("a", seed, ours), record("b", seed, base))
+        worse = [record(name, seed, 9.0, arguments={"lr": 1.0}) for name in ("a", "b")]
+        write(tmp_path / "three" / str(seed), record("a", seed, ours), record("b", seed, base), *worse)
     (figure,) = figures("ratio", claim, read_records(tmp_path / "three"))
     # ratios 0.9, 0.91667, 0.875: mean 0.89722, s = 0.020972, t(0.975, 2) = 4.3027
     assert figure.value == pytest.approx(0.897222, abs=1e-5)
     assert figure.low == pytest.approx(0.897222 - 4.3027 * 0.020972 / 3**0.5, abs=1e-4)
     assert verdict(tmp_path / "three", claim) == HOLDS
     assert verdict(tmp_path / "three", claim | {"holds": {"at_most": 0.8}}) == FAILS
+    untuned = [one for one in read_records(tmp_path / "three") if one.result["quality"]["final_loss"] < 9]
+    assert (judge(claim, untuned).verdict, judge(claim, untuned).reason) == (OPEN, ONE_RATE)
     undecided = judge(claim | {"holds": {"at_most": 0.9}}, read_records(tmp_path / "three"))
     assert (undecided.verdict, undecided.reason) == (OPEN, "the interval reaches both sides")
 
@@ -177,9 +193,50 @@ def test_a_target_that_was_not_reached_bounds_the_figure(tmp_path: Path) -> None
     lost["quality"] = lost["quality"] | {"steps_to_target": None}
     write(tmp_path, lost, record("b"))
     judged = judge(claim, read_records(tmp_path))
-    assert judged.measured == "at most -1, target not reached", "100 of 100 steps against 50"
+    assert judged.measured == "at most -1 [-99, -1], target not reached", "100 of 100 steps against 1 to 50"
     assert judged.verdict == FAILS
-    assert verdict(tmp_path, claim | {"holds": {"at_least": -2}}) == OPEN, "the best that it could be proves nothing"
+    assert verdict(tmp_path, claim | {"holds": {"at_least": -99}}) == OPEN, "the best that it could be proves nothing"
+    turned = claim | {"of": claim["to"], "to": claim["of"]}
+    judged = judge(turned, read_records(tmp_path))
+    assert judged.measured == "at least 0.5000 [0.5000, 0.9900], target not reached by the other"
+    assert judged.verdict == HOLDS
+    assert verdict(tmp_path, turned | {"holds": {"at_most": 0.4}}) == OPEN, "the worst that it could be proves nothing"
+    ratio = turned | {"figure": "ratio", "holds": {"at_most": 0.5}}
+    assert judge(ratio, read_records(tmp_path)).measured.startswith("at most 0.5000 [0.01000, 0.5000]")
+
+
+def test_steps_to_a_target_are_as_fine_as_evaluations(tmp_path: Path) -> None:
+    claim = query(field="quality.steps_to_target", unreached="steps", figure="ratio", holds={"at_least": 0.5})
+    write(tmp_path, record("a"), record("b"))
+    (figure,) = figures("ratio", claim, read_records(tmp_path))
+    assert (figure.value, figure.low, figure.high) == pytest.approx((1, 1 / 50, 50)), "both between steps 1 and 50"
+    assert verdict(tmp_path, claim) == OPEN
+
+
+def test_the_best_learning_rate_for_a_target_is_that_which_reaches_it_first(tmp_path: Path) -> None:
+    slow, fast = record("a", loss=0.1, arguments={"lr": 1.0}), record("a", loss=0.9, arguments={"lr": 2.0})
+    slow["quality"] = slow["quality"] | {"steps_to_target": 100}
+    write(tmp_path, slow, fast)
+    (setting,) = settings(read_records(tmp_path))
+    groups = candidates(setting, {"optimizer": "a"})
+    assert best(groups).records[0].result["quality"]["final_loss"] == 0.1
+    assert best(groups, "quality.steps_to_target").records[0].result["quality"]["final_loss"] == 0.9
+
+
+def test_beside_settings_of_three_seeds_one_of_a_single_seed_decides_nothing(tmp_path: Path) -> None:
+    claim = query(field="quality.final_loss", seeds=True, figure="ratio", holds={"at_most": 1})
+    other = {"_target_": "workloads.T5", "size": "tiny", "steps": 100}
+    made = [
+        record(name, seed, loss, arguments={"lr": lr})
+        for name, loss in (("a", 0.5), ("b", 1.0))
+        for seed in (0, 1)
+        for lr in (1.0, 2.0)
+    ]
+    alone = [record(name, 0, loss, spec=other) for name, loss in (("a", 9.0), ("b", 1.0))]
+    write(tmp_path, *made, *alone)
+    (figure,) = figures("ratio", claim, read_records(tmp_path))
+    assert figure.value == pytest.approx(0.5)
+    assert verdict(tmp_path, claim) == HOLDS
 
 
 def test_times_of_separate_runs_have_the_spread_of_their_steps(tmp_path: Path) -> None:
@@ -235,6 +292,8 @@ def test_fields_may_be_of_the_first_and_last_sampled_line_or_worked_out(tmp_path
         ({"at_least": 1}, Figure(0.5, 0.1, 0.9), False),
         ({"at_least": 1}, Figure(None), None),
         ({"at_least": 1}, Figure(1.5, doubt=UNREACHED), None),
+        ({"at_least": 1}, Figure(1.5, doubt=OUTDONE), True),
+        ({"at_least": 1}, Figure(0.5, doubt=OUTDONE), None),
     ],
 )
 def test_tolerances(holds: dict[str, float], figure: Figure, answer: bool | None) -> None:
@@ -370,7 +429,7 @@ def test_lora_against_both_references(tmp_path: Path) -> None:
     assert len(summary) == 4
     own = summary["custom_adamw", "AdamW: adamw"]
     assert own["final loss"].startswith("-37.5 % ["), "0.5/1 and 1.5/2"
-    assert (own["state"], own["steps to target"]) == ("+0.0 %", "+0.0 % [+0.0, +0.0]")
+    assert (own["state"], own["steps to target"]) == ("+0.0 %", "+0.0 % [-98.0, +4,900.0]")
     assert own["printed"].startswith("memory −45 %")
     assert "claims" not in {row["optimizer"] for row in rows.values()}
     assert lora_comparison([]) is None
