@@ -9,6 +9,7 @@ from typing import Any
 
 from conf import Refused, Unsupported
 from conf.check import parts_of
+from measure.record import in_short
 
 Send = Callable[[Any], None]
 Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its configuration, from a replayed record
@@ -96,7 +97,7 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
         return {"status": "unsupported", "reason": str(reason)}
     except Exception as error:
         traceback.print_exc()  # to log.txt
-        return {"status": "oom" if _out_of_memory(error) else "error", "reason": _in_short(error)}
+        return {"status": "oom" if _out_of_memory(error) else "error", "reason": in_short(error)}
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
     from measure.gpu import GpuWatch
     from measure.record import STEPS, to_line
     from measure.run import Training
+    from measure.watch import compiled
 
     config, listed_only = payload["config"], payload["listed_only"]
     build = optimizer_builder(config["optimizer"], listed_only)
@@ -143,6 +145,7 @@ def _compare_steps(
     from conf.build import about, optimizer_builder
     from measure.contestant import Side
     from measure.step import BASELINE, CANDIDATE, compare_steps
+    from measure.watch import compiled
 
     names = {"optimizer": config["choices"]["optimizer"], "baseline": config["baseline"]}
     specs = {part: spec for part, spec in parts_of(config) if part in names}
@@ -220,22 +223,10 @@ def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[s
     except Unsupported as reason:
         return {"unsupported": str(reason)}
     except Exception as error:
-        return {"unknown": _in_short(error)}
-
-
-def compiled() -> bool:
-    """Whether Dynamo has compiled anything in this process."""
-    from torch._dynamo.utils import counters
-
-    return counters["stats"].get("unique_graphs", 0) > 0
+        return {"unknown": in_short(error)}
 
 
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _in_short(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -60,7 +60,7 @@ class OptimizerMonitor:
         self.device = self.parameters[0].device
         self.clock, self.allocator = clock_for(self.device), allocator_for(self.device)
         self.schedule = Schedule(sample_every)
-        self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer.state)
+        self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer)
         self.read_back = CudaReadBack(self.device) if self.device.type == "cuda" else ReadBack()
         self.lines: list[dict[str, Any]] = []
         self.on_line = on_line or self.lines.append

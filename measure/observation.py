@@ -11,7 +11,7 @@ from torch import Tensor
 from measure.clock import HostClock
 
 SPANS = ("forward", "backward", "estimator", "excluded", "sampling")
-CHANGES = ("weight_norm", "update_norm", "updated", "strayed_moments")
+CHANGES = ("weight_norm", "update_norm", "updated", "strayed", "strayed_moments")
 RESOLVED = 1e-6  # of the squared mean: a smaller variance is lost in the difference of two fp32 sums
 READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
 SETTLE_EVERY = 32  # steps that a CPU turns into lines at once: one at a time, in cold caches, costs three times as much

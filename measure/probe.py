@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 CHUNK = 1 << 22  # elements looked at at once when counting non-finite values
-Rest = tuple[Tensor, Tensor, Tensor]  # see `moments_at_rest`
 GLIMPSE = 1 << 14  # elements of a tensor whose change is measured; larger tensors are sampled evenly
 
 
@@ -63,24 +62,21 @@ def change(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> dict[str, Ten
     return {"update_norm": norm.sqrt(), "updated": count}
 
 
-def moments_at_rest(p: Tensor, moments: Iterable[Tensor]) -> list[Rest]:
-    """The moments of `p`, each with a glimpse of it now and which of the elements seen lie in rows without a gradient.
+def rows_at_rest(p: Tensor) -> Tensor:
+    """Which of the elements that a glimpse of `p` sees lie in rows without a gradient; (k,), bool.
 
-    p: with a sparse gradient. Moments that are not of its shape are left out.
+    p: with a sparse gradient.
     """
     touched = torch.zeros(len(p), dtype=torch.bool, device=p.device)
     touched[p.grad._indices()[0]] = True  # type: ignore[union-attr]
-    row = torch.arange(0, p.numel(), stride_of(p), device=p.device) // p[0].numel()
-    return [(moment, glimpse([moment])[0], ~touched[row]) for moment in moments if moment.shape == p.shape]
+    width = max(p.numel() // max(len(p), 1), 1)
+    return ~touched[torch.arange(0, p.numel(), stride_of(p), device=p.device) // width]
 
 
-def strayed(rests: Iterable[Rest]) -> Tensor:
-    """How many elements of moments changed though their rows had no gradient; estimated as in `change`."""
-    counts = [
-        ((glimpse([moment])[0] != before) & resting).sum(dtype=torch.float64) * (moment.numel() / max(len(before), 1))
-        for moment, before, resting in rests
-    ]
-    return torch.stack([count.to(counts[0].device) for count in counts]).sum()
+def strayed(t: Tensor, before: Tensor, resting: Tensor) -> Tensor:
+    """How many elements of `t` changed since its glimpse though they were resting; estimated as in `change`."""
+    (now,) = glimpse([t])
+    return ((now != before) & resting).sum(dtype=torch.float64) * (t.numel() / max(len(before), 1))
 
 
 def stride_of(t: Tensor) -> int:

@@ -17,8 +17,9 @@ from measure.monitor import ESTIMATOR, OptimizerMonitor
 from measure.predict import predict, to_mode
 from measure.probe import fingerprints
 from measure.quality import quality
+from measure.record import in_short
 from measure.settings import Build, Settings, scheduler, to_device
-from measure.watch import watch
+from measure.watch import watched
 
 DIVERGED_FACTOR, DIVERGED_LINES = 1e3, 10
 PROGRESS_EVERY = 0.2  # seconds
@@ -69,21 +70,8 @@ class Training:
             sparse, closure = self.workload.gradients == "sparse", self.settings.closure
             return predict(self.build, self.named, sparse, closure).ledger.state_bytes
         except Exception as error:
-            self.missing["memory.predicted_state_bytes"] = f"fake tensors: {reason(error)}"
+            self.missing["memory.predicted_state_bytes"] = f"fake tensors: {in_short(error)}"
             return None
-
-    def _watch(self) -> dict[str, Any]:
-        """Peaks from the tensors themselves, after the run; where they cannot be followed, none and the reason."""
-        if self.settings.closure:
-            self.missing["memory.peak_bytes"] = "the step calls a closure"
-            return {}
-        try:
-            batches = islice(self.workload.batches("train", self.settings.seed), self.settings.accumulate)
-            peaks, transient = watch(self, list(map(self._on_device, batches)))
-            return {"peak_bytes": peaks, "peak_source": "tensors", "transient_bytes": transient}
-        except Exception as error:
-            self.missing["memory.peak_bytes"] = reason(error)
-            return {}
 
     def run(self) -> dict[str, Any]:
         """Train and measure; `status` is "ok" or "diverged"."""
@@ -143,8 +131,14 @@ class Training:
         twice = self.optimizer.curvature_from == "loss"  # type: ignore[attr-defined]
         # Of torch's forms of attention one alone can be differentiated twice.
         attention = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
-        with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(devices), attention:
-            self.optimizer.update_hessian(*self._curvature_loss(batch))  # type: ignore[attr-defined]
+        try:
+            with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(devices), attention:
+                self.optimizer.update_hessian(*self._curvature_loss(batch))  # type: ignore[attr-defined]
+        except RuntimeError:  # as where no label can be drawn, since nothing is finite any more
+            with torch.no_grad():
+                if self.workload.loss(self.model, batch).isfinite():
+                    raise
+            self.diverged = f"the loss is not finite after step {self.monitor.steps}"
 
     def _curvature_loss(self, batch: Any) -> tuple[Tensor, int]:
         """The loss that the optimizer wants, and the number of labels that it is the mean over."""
@@ -246,7 +240,11 @@ class Training:
         memory = blocks["memory"]
         if memory["allocator_state_bytes"] is None:
             self.missing["memory.allocator_state_bytes"] = str(self.monitor.allocator.reason)
-            memory |= self._watch()
+            batches = islice(self.workload.batches("train", self.settings.seed), self.settings.accumulate)
+            found, reason = watched(self, list(map(self._on_device, batches)))
+            memory |= found
+            names = ("peak_bytes", "peak_source", "transient_bytes") if reason else ()
+            self.missing |= {f"memory.{name}": reason for name in names}
         else:
             memory["allocator_state_bytes"] += self.built_bytes or 0
             memory["unexplained_bytes"] = memory["allocator_state_bytes"] - memory["state_bytes"]
@@ -259,8 +257,3 @@ class Training:
             | {"status": status, "reason": self.diverged, "steps": self.monitor.steps}
             | {"quality": found, "checks": checks, "missing": self.missing}
         )
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, in a line."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,10 +1,12 @@
 """The looks that cost something: norms of gradients, weights and updates, and the walk through the state."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from measure import probe
 from measure.allocator import Allocator
@@ -13,6 +15,7 @@ from measure.observation import Observation
 
 CALIBRATION_STEPS = 32  # all sampled; what they cost decides how often the later ones are
 BUDGET = 0.004  # share of the step time that sampling may take
+Rest = tuple[Tensor, Any, Tensor, Tensor]  # parameter, name of the moment (None: itself), glimpse of it, rows at rest
 LEDGER_EVERY = 4  # samples between two walks through the state
 
 
@@ -49,14 +52,14 @@ class Sampler:
         parameters: Sequence[Tensor],
         allocator: Allocator,
         weigh: Callable[[], Ledger],
-        state: Mapping[Tensor, Any],
+        optimizer: Optimizer,
     ) -> None:
-        self.parameters, self.allocator, self.weigh, self.state = parameters, allocator, weigh, state
+        self.parameters, self.allocator, self.weigh, self.optimizer = parameters, allocator, weigh, optimizer
         self.gradient_bytes = 0
         self.state_bytes: list[int] = []  # at each walk
         self._samples = 0
         self._before: list[Tensor] = []
-        self._at_rest: list[probe.Rest] = []
+        self._at_rest: list[Rest] = []
         self._process = psutil.Process()
 
     def before(self, one: Observation) -> None:
@@ -64,18 +67,37 @@ class Sampler:
         with self.allocator.aside():
             self._gradients(one)
             self._before = probe.glimpse(self.parameters)
-            for p in self.parameters:
-                if p.grad is not None and p.grad.is_sparse:
-                    self._at_rest += probe.moments_at_rest(p, self._moments(p))
+            self._at_rest = [rest for p in self.parameters for rest in self._resting(p)]
 
-    def _moments(self, p: Tensor) -> list[Tensor]:
-        held = self.state.get(p) or {}
-        return [value for value in held.values() if isinstance(value, Tensor)]
+    def _resting(self, p: Tensor) -> Iterator[Rest]:
+        """What a sparse gradient leaves alone: of `p` itself, and of each of its moments."""
+        if p.grad is None or not p.grad.is_sparse:
+            return
+        resting = probe.rows_at_rest(p)
+        for name in (None, *(self.optimizer.state.get(p) or ())):
+            if (held := self._held(p, name)) is not None:
+                yield p, name, probe.glimpse([held])[0], resting
+
+    def _held(self, p: Tensor, name: Any) -> Tensor | None:
+        """The parameter (None) or the moment of this name, where it has the parameter's shape."""
+        held = p if name is None else (self.optimizer.state.get(p) or {}).get(name)
+        if not isinstance(held, Tensor) or held.layout != torch.strided:
+            return None
+        return held if (held.shape, held.device) == (p.shape, p.device) else None
+
+    def _strayed(self) -> dict[str, Tensor]:
+        """How many elements of parameters, and of moments, changed though their rows had no gradient."""
+        counts: dict[str, list[Tensor]] = {"strayed": [], "strayed_moments": []}
+        for p, name, before, resting in self._at_rest:
+            if (held := self._held(p, name)) is not None:
+                count = probe.strayed(held, before, resting)
+                counts["strayed" if name is None else "strayed_moments"].append(count.to(self.parameters[0].device))
+        return {name: torch.stack(found).sum() for name, found in counts.items() if found}
 
     @property
     def scratch_bytes(self) -> int:
         """What is held from before the step until after it."""
-        return tensor_bytes([*self._before, *(tensor for rest in self._at_rest for tensor in rest[1:])])
+        return tensor_bytes([*self._before, *(tensor for rest in self._at_rest for tensor in rest[2:])])
 
     def _gradients(self, one: Observation) -> None:
         self.gradient_bytes = max(self.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
@@ -94,8 +116,8 @@ class Sampler:
             self._gradients(one)
         one.values["weight_norm"] = probe.norm([p.detach() for p in self.parameters])
         one.values |= probe.change(self.parameters, self._before)
-        if self._at_rest:
-            one.values["strayed_moments"] = probe.strayed(self._at_rest)
+        if not one.closure:  # whose gradients, and rows, came only after the first look
+            one.values |= self._strayed()
         self._before, self._at_rest = [], []
         if self._samples < LEDGER_EVERY or self._samples % LEDGER_EVERY == 0:
             held = self.weigh()

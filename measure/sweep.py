@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,11 +11,14 @@ from typing import Any
 from measure.environment import scrub
 from measure.isolate import run_isolated
 from measure.progress import Progress
-from measure.record import FAILED, LOG, SCHEMA, Place
+from measure.record import FAILED, LOG, SCHEMA, Place, flat
 
 # Every key of a record, for runs that end before they can fill it.
 EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
 EMPTY |= dict.fromkeys(("weights", "parameters", "memory", "time", "quality", "checks"))
+
+BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
+SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Ending:
     status: str
     reason: str | None
     kept: bool = False
-    found: str = ""  # in a line
+    summary: str = ""  # what was found, in a line
 
     def line(self) -> str:
         """The run's line of the summary."""
-        said = self.reason or self.found
+        said = self.reason or self.summary
         words = f"  {said}" if said else ""
         return f"{'kept' if self.kept else self.status:<12}{self.job.label:<44} {self.job.place.folder}{words}"
 
@@ -52,26 +55,15 @@ def told_apart(jobs: list[Job]) -> list[Job]:
     """The same jobs; where labels are alike, what differs in their configurations stands behind the label."""
     alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for job in jobs:
-        alike[job.label].append(dict(flat(job.known["config"])))
-    varied = {
-        label: [name for name in flats[0] if any(other.get(name) != flats[0][name] for other in flats)]
-        for label, flats in alike.items()
-    }
+        alike[job.label].append(flat(job.known["config"]))
 
     def label(job: Job) -> str:
-        own = dict(flat(job.known["config"]))
-        return ", ".join([job.label, *(f"{name.rpartition('.')[2]} {own.get(name)}" for name in varied[job.label])])
+        own, others = flat(job.known["config"]), alike[job.label]
+        differing = [name for name, value in own.items() if any(name in o and o[name] != value for o in others)]
+        words = [f"{name.rpartition('.')[2]} {own[name]}" for name in differing]
+        return ", ".join(dict.fromkeys([job.label, *words]))
 
     return [replace(job, label=label(job)) for job in jobs]
-
-
-def flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a nested configuration with their full names."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
 
 
 def in_a_line(result: Mapping[str, Any]) -> str:
@@ -82,19 +74,25 @@ def in_a_line(result: Mapping[str, Any]) -> str:
 
 
 def trained(result: Mapping[str, Any]) -> str:
-    """A trained run in one line: "loss 6.554 → 2.565, 46 ms a step, peak 36 MB in backward, 1.7 MB the optimizer's".
+    """A trained run in one line: "loss 6.554 → 2.565, 46 ms a step, peak 36.2 MB in backward, 1.7 MB the optimizer's".
 
-    The optimizer's: its state and what its step takes for a while, the most that another one could save.
+    The optimizer's: its state and the temporary memory of its step, the most that another one could save.
     """
     quality, memory, step = result["quality"], result["memory"], result["time"]["step"]
     parts = [f"loss {quality['first_loss']:.4g} → {quality['final_loss']:.4g}"]
     if step:
-        parts.append(f"{step['median'] * 1e3:.3g} ms a step")
+        parts.append(f"{scaled(step['median'], SECONDS)} a step")
     if peaks := memory["peak_bytes"]:
         phase = max((name for name in peaks if name != "overall"), key=peaks.__getitem__)
         own = memory["state_bytes"] + memory["transient_bytes"]
-        parts += [f"peak {peaks['overall'] / 1e6:.4g} MB in {phase}", f"{own / 1e6:.4g} MB the optimizer's"]
+        parts += [f"peak {scaled(peaks['overall'], BYTES)} in {phase}", f"{scaled(own, BYTES)} the optimizer's"]
     return ", ".join(parts)
+
+
+def scaled(value: float, units: Mapping[str, float]) -> str:
+    """A number in the largest unit of which there is one: "36.2 MB"."""
+    name, size = next(((name, size) for name, size in units.items() if value >= size), list(units.items())[-1])
+    return f"{value / size:.4g} {name}"
 
 
 def planned(plan: dict[str, Any]) -> str:
@@ -176,7 +174,7 @@ def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
         blocks["time"]["wall"] = time.monotonic() - begin
     result = EMPTY | job.known | blocks | {"started": started, "finished": now()}
     job.place.commit(result)
-    return Ending(job, result["status"], result["reason"], found=in_a_line(result))
+    return Ending(job, result["status"], result["reason"], summary=in_a_line(result))
 
 
 def now() -> str:

@@ -8,23 +8,41 @@ from torch.utils._pytree import tree_leaves
 
 from measure.live import LiveBytes
 from measure.memory import walk
-from measure.predict import without_compiling
+from measure.record import in_short
 
 if TYPE_CHECKING:
     from measure.run import Training
 
 
-def watch(training: "Training", batches: list[Any]) -> tuple[dict[str, int], int]:
-    """(bytes of live tensors at the peak of each phase and overall, the most that the step needs for a while).
+def watched(training: "Training", batches: list[Any]) -> tuple[dict[str, Any], str]:
+    """The record's peaks and what the step takes beside the state, from the tensors themselves; or nothing, and why.
 
-    Takes one more step on `batches` and one more evaluation. Not for optimizers that call a closure. Raises what the
-    optimizer's own code raises.
+    Called after the run, on a device whose allocator keeps no count.
+    """
+    if training.settings.closure:
+        return {}, "the step calls a closure"
+    if compiled():
+        return {}, "the step is compiled, and what it takes inside is not seen"
+    try:
+        peaks, transient = watch(training, batches)
+    except Exception as error:
+        return {}, in_short(error)
+    return {"peak_bytes": peaks, "peak_source": "tensors", "transient_bytes": transient}, ""
+
+
+def watch(training: "Training", batches: list[Any]) -> tuple[dict[str, int], int]:
+    """(Peak bytes of live tensors by phase and overall, temporary bytes of the optimizer's step).
+
+    Takes one more step on `batches`, which it empties, and one more evaluation. Work that an optimizer does only every
+    few steps is seen if this step does it. Raises what the optimizer's own code raises.
     """
     model, optimizer = training.model, training.optimizer
     optimizer.zero_grad()
-    state = (held for _, held in walk(optimizer) if isinstance(held, Tensor))
+    held = [*model.parameters(), *model.buffers(), *(one for one in tree_leaves(batches) if isinstance(one, Tensor))]
+    held += [one for _, one in walk(optimizer) if isinstance(one, Tensor)]
     peaks: dict[str, int] = {}
-    with without_compiling(), LiveBytes([*model.parameters(), *model.buffers(), *state, *tensors(batches)]) as live:
+    with LiveBytes(held) as live:
+        held.clear()
         phase = partial(live.phase, peaks)
         if training.settings.hessian_every:
             with phase("estimator"):
@@ -34,10 +52,14 @@ def watch(training: "Training", batches: list[Any]) -> tuple[dict[str, int], int
         with phase("step"):
             training.update(loss)
         transient = peaks["step"] - max(before, live.live)  # what the step leaves behind is state
+        batches.clear()
         with phase("evaluation"):
             training.held_out()
     return peaks | {"overall": max(peaks.values())}, transient
 
 
-def tensors(batches: list[Any]) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(batches) if isinstance(leaf, Tensor)]
+def compiled() -> bool:
+    """Whether Dynamo has compiled anything in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"].get("unique_graphs", 0) > 0

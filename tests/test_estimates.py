@@ -128,3 +128,20 @@ def test_the_yaml_and_the_class_agree(name: str) -> None:
 def test_sophia_h_descends_the_toys_quartic() -> None:
     blocks = training("SophiaH", workloads.Toy(steps=25))
     assert blocks["quality"]["final_loss"] < blocks["quality"]["first_loss"]
+
+
+def test_an_estimate_that_meets_nan_ends_the_run_as_diverged() -> None:
+    settings = Settings(20, hessian_every=1)
+    build = lambda named: optimizers.SophiaG([p for _, p in named], lr=1e30)  # noqa: E731
+    blocks = Training(workloads.MLP(steps=20), build, settings).run()
+    assert blocks["status"] == "diverged"
+    assert "not finite" in blocks["reason"]
+
+
+def test_another_error_of_an_estimate_is_an_error() -> None:
+    class Fails(workloads.MLP):
+        def sampled_loss(self, *given: Any) -> Any:
+            raise RuntimeError("no labels today")
+
+    with pytest.raises(RuntimeError, match="no labels today"):
+        training("SophiaG", Fails(steps=3))

@@ -57,9 +57,12 @@ def trained(optimizer: Any, workload: workloads.Workload | None = None, **settin
 
 def test_the_peaks_of_a_known_step() -> None:
     memory = trained(optimizers.AdamW)["memory"]
-    vectors = {"forward": 4 + 1, "backward": 4 + 1, "step": 4 + 2, "evaluation": 5 + 2, "overall": 7}
+    vectors = {"forward": 4 + 1, "backward": 4 + 1, "step": 4 + 2, "evaluation": 4 + 2, "overall": 6}
     assert memory["peak_source"] == "tensors"
-    for phase, count in vectors.items():  # w, m, v and x; the product; gradient and denominator; another x, a product
+    for (
+        phase,
+        count,
+    ) in vectors.items():  # w, m, v and x; the product; gradient and denominator; another x, a product
         assert 0 <= memory["peak_bytes"][phase] - 4 * N * count < SCALARS, phase
     assert memory["transient_bytes"] == 4 * N
 

@@ -112,26 +112,47 @@ def test_only_elements_that_a_step_changed_are_counted() -> None:
     assert [line["updated"] for line in monitor.lines] == [8, 4], "two rows, then one"
 
 
-@pytest.mark.parametrize("strays", [False, True])
-def test_moments_of_rows_without_a_gradient_are_watched(strays: bool) -> None:
-    class Decaying(torch.optim.SparseAdam):
-        def step(self, closure: Any = None) -> None:
-            for state in self.state.values():
-                state["exp_avg"].mul_(0.9)
-            super().step(closure)
+class Decaying(torch.optim.SparseAdam):
+    """Moves what it should leave alone, and replaces its state."""
 
+    def step(self, closure: Any = None) -> None:
+        for p, state in self.state.items():
+            state["exp_avg"] = state["exp_avg"] * 0.9
+            p.data.mul_(0.5)
+        super().step(closure)
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SparseAdam, Decaying])
+def test_what_changes_in_rows_without_a_gradient_is_counted(optimizer_class: Any) -> None:
     embedding = nn.Embedding(6000, 4, sparse=True)  # more elements than are looked at
-    optimizer = (Decaying if strays else torch.optim.SparseAdam)(embedding.parameters())
+    optimizer = optimizer_class(embedding.parameters())
     with OptimizerMonitor(embedding, optimizer, sample_every=1) as monitor:
         for rows in (range(3000), range(100), range(3000, 3001)):
+            optimizer.load_state_dict(optimizer.state_dict())  # the state is another one from now on
             embedding(torch.tensor(rows)).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
             monitor.record(1.0)
     first, *later = monitor.lines
+    assert first["strayed"] == 0
     assert "strayed_moments" not in first, "there were none yet"
-    expected = [2900 * 4, 3000 * 4] if strays else [0, 0]
-    assert [line["strayed_moments"] for line in later] == pytest.approx(expected, rel=0.01)
+    strays = optimizer_class is Decaying
+    moments, own = ([2900 * 4, 3000 * 4], [5900 * 4, 5999 * 4]) if strays else ([0, 0], [0, 0])
+    assert [line["strayed_moments"] for line in later] == pytest.approx(moments, rel=0.01)
+    assert [line["strayed"] for line in later] == pytest.approx(own, rel=0.01)
+
+
+def test_sparse_state_and_empty_tables_are_passed_over() -> None:
+    tables = nn.ModuleList([nn.Embedding(5, 2, sparse=True), nn.Embedding(0, 2, sparse=True)])
+    optimizer = torch.optim.SGD(tables.parameters(), lr=0.1, momentum=0.9)  # keeps the first gradient, a sparse one
+    with OptimizerMonitor(tables, optimizer, sample_every=1) as monitor:
+        for row in (1, 1):
+            (tables[0](torch.tensor([row])).sum() + tables[1](torch.zeros(0, dtype=torch.long)).sum()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.record(1.0)
+    assert [line["strayed"] for line in monitor.lines] == [0, 0]
+    assert "strayed_moments" not in monitor.lines[1]
 
 
 def test_nonfinite_gradients_are_counted() -> None:

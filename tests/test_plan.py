@@ -24,12 +24,17 @@ PAIRS = [
     *(("mlp", name) for name in ("adamw", "adamw8bit", "adafactor", "torch_adamw", "bnb_adamw8bit", "lion")),
     *(("layer", name) for name in ("adam8bit", "torch_adafactor", "torch_muon", "hf_adafactor")),
     *(("embedding", name) for name in ("sparse_adam", "adafactor_momentum")),
+    *(("t5", name) for name in ("adamw8bit", "came")),
+    *(("sd_lora", name) for name in ("custom_adamw", "bnb_adamw8bit")),
     ("toy", "adam"),
 ]
+UNTRAINED = {"sd_lora": ["workload.base_steps=0"]}  # the base takes half a minute, and its shapes are the same
 
 
 def parts_of(workload: str, optimizer: str) -> tuple[Any, Any, Any]:
-    config = composed(f"workload={workload}", f"optimizer={optimizer}", "steps=2", "measure=plan")
+    config = composed(
+        f"workload={workload}", f"optimizer={optimizer}", "steps=2", "measure=plan", *UNTRAINED.get(workload, [])
+    )
     sparse = {"sparse": True} if optimizer == "sparse_adam" else {}
     spec = config["workload"] | (sparse if "sparse" in config["workload"] else {})
     return build_workload(spec), optimizer_builder(config["optimizer"]), settings_of(config, "cpu")
