@@ -80,6 +80,8 @@ def predict(
             for _, p in named:
                 p.grad = no_rows(p) if sparse else torch.empty_like(p)
             watched.peak = watched.live
+            if getattr(optimizer, "wants_loss", False):
+                optimizer.report_loss(torch.empty(()))  # type: ignore[attr-defined]
             optimizer.step(*loss)
             transient = max(transient, watched.peak - watched.live)
         return Prediction(ledger(optimizer), (watched.reads - built) // STEPS, transient)

@@ -173,6 +173,8 @@ def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
     if blocks.get("time"):
         blocks["time"]["wall"] = time.monotonic() - begin
     result = EMPTY | job.known | blocks | {"started": started, "finished": now()}
+    if (folder / LOG).exists():  # a record may be published
+        (folder / LOG).write_text(scrub((folder / LOG).read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
     job.place.commit(result)
     return Ending(job, result["status"], result["reason"], summary=in_a_line(result))
 
