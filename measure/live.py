@@ -18,11 +18,15 @@ from measure.memory import leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """While it is in force, `live` is what the followed storages hold and `peak` the most that they held at once."""
+    """While it is in force, `live` is what the followed storages hold and `peak` the most that they held at once.
+
+    peaks: the highest peak of each `phase`, in bytes.
+    """
 
     def __init__(self, held: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = self.peak = 0
+        self.peaks: dict[str, int] = {}
         self._seen: set[int] = set()
         for tensor in held:
             self.follow(tensor)
@@ -51,11 +55,11 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
     @contextmanager
-    def phase(self, peaks: dict[str, int], name: str) -> Iterator[None]:
-        """Keep in `peaks` the highest peak of the phases of this name."""
+    def phase(self, name: str) -> Iterator[None]:
+        """What is inside belongs to the phase of this name, which may come more than once."""
         self.peak = self.live
         yield
-        peaks[name] = max(peaks.get(name, 0), self.peak)
+        self.peaks[name] = max(self.peaks.get(name, 0), self.peak)
 
 
 @cache

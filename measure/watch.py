@@ -1,6 +1,5 @@
 """Peaks by phase where no allocator keeps a count: one more step after the run, its tensors followed one by one."""
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -40,22 +39,20 @@ def watch(training: "Training", batches: list[Any]) -> tuple[dict[str, int], int
     optimizer.zero_grad()
     held = [*model.parameters(), *model.buffers(), *(one for one in tree_leaves(batches) if isinstance(one, Tensor))]
     held += [one for _, one in walk(optimizer) if isinstance(one, Tensor)]
-    peaks: dict[str, int] = {}
     with LiveBytes(held) as live:
-        held.clear()
-        phase = partial(live.phase, peaks)
+        held.clear()  # the batches shall be free to go
         if training.settings.hessian_every:
-            with phase("estimator"):
+            with live.phase("estimator"):
                 training.estimate_curvature(batches[0])
-        loss = training.fill_gradients(batches, phase)
+        loss = training.fill_gradients(batches, live.phase)
         before = live.live
-        with phase("step"):
+        with live.phase("step"):
             training.update(loss)
-        transient = peaks["step"] - max(before, live.live)  # what the step leaves behind is state
+        transient = live.peaks["step"] - max(before, live.live)  # what the step leaves behind is state
         batches.clear()
-        with phase("evaluation"):
+        with live.phase("evaluation"):
             training.held_out()
-    return peaks | {"overall": max(peaks.values())}, transient
+    return live.peaks | {"overall": max(live.peaks.values())}, transient
 
 
 def compiled() -> bool:

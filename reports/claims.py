@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from measure.record import Record
-from reports.evidence import ONE_SEED, OUTDONE, UNREACHED, Figure, figures
+from reports.evidence import BOTH, ONE_SEED, OUTDONE, UNREACHED, Figure, figures
 from reports.expression import evaluate
 from reports.table import DASH, Cell, Table, number, percent
 
@@ -130,39 +130,38 @@ def _arithmetic(claim: dict[str, Any]) -> Judged:
 
 def verdict_of(claim: dict[str, Any], found: Sequence[Figure]) -> tuple[str, str]:
     """The verdict over all settings, and why there is none."""
-    judged = [
-        None if figure.doubt not in ("", UNREACHED, OUTDONE) else holding(claim["holds"], figure) for figure in found
-    ]
+    judged = [None if figure.doubt else holding(claim["holds"], figure) for figure in found]
     yes, no, n = judged.count(True), judged.count(False), len(judged)
     if claim.get("over") == "most":
         verdict = HOLDS if 2 * yes > n else FAILS if 2 * no >= n else OPEN
     else:
         verdict = FAILS if no else HOLDS if yes == n else OPEN
-    doubts = [figure.doubt for figure, one in zip(found, judged, strict=True) if one is None and figure.doubt]
+    undecided = [figure for figure, one in zip(found, judged, strict=True) if one is None]
+    doubts = [figure.doubt or f"target {figure.bound}" for figure in undecided if figure.doubt or figure.bound]
     return verdict, (doubts[0] if doubts else "the interval reaches both sides") if verdict == OPEN else ""
 
 
 def holding(holds: dict[str, float], figure: Figure) -> bool | None:
     """Whether the figure is in the range, with its whole interval; None where that cannot be told."""
-    if figure.value is None:
+    if figure.value is None or figure.bound == BOTH:
         return None
     least, most = holds.get("at_least", float("-inf")), holds.get("at_most", float("inf"))
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high
     if low > most or high < least:
-        return None if figure.doubt == OUTDONE else False
+        return None if figure.bound == OUTDONE else False
     inside = least <= low and high <= most
-    return True if inside and figure.doubt != UNREACHED else None
+    return True if inside and figure.bound != UNREACHED else None
 
 
 def _shown(claim: dict[str, Any], figure: Figure) -> str:
     text = _text(claim, figure.value)
     if figure.low is not None and figure.high is not None:
         text += f" [{_text(claim, figure.low)}, {_text(claim, figure.high)}]"
-    if figure.doubt not in (UNREACHED, OUTDONE):
-        return text
-    more = (figure.doubt == UNREACHED) == (claim["figure"] != "saving")  # steps to the target than were made
-    return f"{'at least' if more else 'at most'} {text}, target {figure.doubt}"
+    if figure.bound in (UNREACHED, OUTDONE):
+        more = (figure.bound == UNREACHED) == (claim["figure"] != "saving")  # steps to the target than were made
+        text = f"{'at least' if more else 'at most'} {text}"
+    return f"{text}, target {figure.bound}" if figure.bound else text
 
 
 def _text(claim: dict[str, Any], value: float | None) -> str:

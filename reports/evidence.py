@@ -15,6 +15,7 @@ Query = dict[str, Any]
 ONE_SEED = "one seed"
 ONE_RATE = "one learning rate"
 UNREACHED, OUTDONE = "not reached", "not reached by the other"  # the figure is the best, the worst that it could be
+BOTH = "not reached by both"
 TARGET = "quality.steps_to_target"
 UNSTEADINESS = "unsteadiness"  # not a name in a record: worked out from its lines
 
@@ -29,6 +30,7 @@ class Figure:
     label: str = ""
     records: tuple[Record, ...] = ()
     doubt: str = ""  # of a figure that is shown and not judged
+    bound: str = ""  # UNREACHED, OUTDONE or BOTH: of a figure that stands for others
 
 
 def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
@@ -196,11 +198,11 @@ def paired(combine: Callable[[float, float], float]) -> Callable[[Query, Group, 
     def figure(query: Query, group: Group, other: Group) -> Figure | None:
         base = {record.result["seed"]: record for record in other.ok}
         pairs = [(record, base[seed]) for record in group.ok if (seed := record.result["seed"]) in base]
-        values, used, doubts = [], [], set()
+        values, used, bounds = [], [], set()
         for pair in pairs:
             ours, theirs = (read(record, query["field"]) for record in pair)
             if "unreached" in query and (ours is None) != (theirs is None):
-                doubts.add(UNREACHED if ours is None else OUTDONE)
+                bounds.add(UNREACHED if ours is None else OUTDONE)
                 ours, theirs = (
                     read(record, query["unreached"]) if one is None else one
                     for record, one in zip(pair, (ours, theirs), strict=True)
@@ -213,8 +215,8 @@ def paired(combine: Callable[[float, float], float]) -> Callable[[Query, Group, 
             made = _apart(made, query["spread"], combine, used)
         if made and query["field"] == TARGET:
             made = _grained(made, combine, used)
-        if made and doubts:
-            made = replace(made, doubt=made.doubt or " and ".join(sorted(doubts)))
+        if made and bounds:
+            made = replace(made, bound=bounds.pop() if len(bounds) == 1 else BOTH)
         return made
 
     return figure

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from measure.record import Record
 from reports.comparison import MB
-from reports.evidence import OUTDONE, UNREACHED, UNSTEADINESS, Figure, best, candidates, paired
+from reports.evidence import BOTH, OUTDONE, UNREACHED, UNSTEADINESS, Figure, best, candidates, paired
 from reports.group import Group, Setting, at, class_of, settings
 from reports.table import DASH, Cell, Table, number, percent
 
@@ -130,8 +130,8 @@ def _change(group: Group, reference: Group, field: str, **query: object) -> Cell
     text = f"{100 * figure.value:+,.1f} %"
     if figure.low is not None and figure.high is not None:
         text += f" [{100 * figure.low:+,.1f}, {100 * figure.high:+,.1f}]"
-    bound = {UNREACHED: f"over {text}: {UNREACHED}", OUTDONE: f"under {text}: {OUTDONE}"}
-    return Cell(figure.value, bound.get(figure.doubt, text), figure.records)
+    bound = {UNREACHED: f"over {text}: {UNREACHED}", OUTDONE: f"under {text}: {OUTDONE}", BOTH: f"{text}: {BOTH}"}
+    return Cell(figure.value, bound.get(figure.bound, text), figure.records)
 
 
 def _loras(records: Sequence[Record]) -> list[Setting]:

@@ -12,6 +12,7 @@ from measure.record import read_records
 from reports.claims import COLUMNS, ELSEWHERE, FAILS, HOLDS, OPEN, all_claims, claims, holding, judge, verdict_of
 from reports.evidence import (
     ALONE,
+    BOTH,
     ONE_RATE,
     ONE_SEED,
     OUTDONE,
@@ -201,6 +202,9 @@ def test_a_target_that_was_not_reached_bounds_the_figure(tmp_path: Path) -> None
     assert judged.measured == "at least 0.5000 [0.5000, 0.9900], target not reached by the other"
     assert judged.verdict == HOLDS
     assert verdict(tmp_path, turned | {"holds": {"at_most": 0.4}}) == OPEN, "the worst that it could be proves nothing"
+    alone = judge(claim | {"seeds": True}, read_records(tmp_path))
+    assert (alone.verdict, alone.reason) == (OPEN, ONE_SEED), "a bound of one seed is not judged, and is told as one"
+    assert alone.measured.endswith("target not reached")
     ratio = turned | {"figure": "ratio", "holds": {"at_most": 0.5}}
     assert judge(ratio, read_records(tmp_path)).measured.startswith("at most 0.5000 [0.01000, 0.5000]")
 
@@ -291,9 +295,11 @@ def test_fields_may_be_of_the_first_and_last_sampled_line_or_worked_out(tmp_path
         ({"at_least": 1}, Figure(1.5, 0.9, 2.1), None),
         ({"at_least": 1}, Figure(0.5, 0.1, 0.9), False),
         ({"at_least": 1}, Figure(None), None),
-        ({"at_least": 1}, Figure(1.5, doubt=UNREACHED), None),
-        ({"at_least": 1}, Figure(1.5, doubt=OUTDONE), True),
-        ({"at_least": 1}, Figure(0.5, doubt=OUTDONE), None),
+        ({"at_least": 1}, Figure(1.5, bound=UNREACHED), None),
+        ({"at_least": 1}, Figure(1.5, bound=OUTDONE), True),
+        ({"at_least": 1}, Figure(0.5, bound=OUTDONE), None),
+        ({"at_least": 1}, Figure(1.5, bound=BOTH), None),
+        ({"at_least": 1}, Figure(0.5, bound=BOTH), None),
     ],
 )
 def test_tolerances(holds: dict[str, float], figure: Figure, answer: bool | None) -> None:

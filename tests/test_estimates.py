@@ -132,7 +132,10 @@ def test_sophia_h_descends_the_toys_quartic() -> None:
 
 def test_an_estimate_that_meets_nan_ends_the_run_as_diverged() -> None:
     settings = Settings(20, hessian_every=1)
-    build = lambda named: optimizers.SophiaG([p for _, p in named], lr=1e30)  # noqa: E731
+
+    def build(named: Any) -> optimizers.SophiaG:
+        return optimizers.SophiaG([p for _, p in named], lr=1e30)
+
     blocks = Training(workloads.MLP(steps=20), build, settings).run()
     assert blocks["status"] == "diverged"
     assert "not finite" in blocks["reason"]

@@ -205,12 +205,15 @@ def labels_of(kind: str) -> Labels:
     nn.init.normal_(model.word.weight)
     nn.init.normal_(model.context.weight)
     pairs = torch.randint(8, (5,), generator=generator), torch.randint(8, (5, 6), generator=generator)
-    logistic = lambda out: (out.sigmoid() * (1 - out.sigmoid())).diag_embed()  # noqa: E731
-    return Labels(workloads.Embedding(**SCHEDULE), model, pairs, logistic, lambda batch: batch)
+    return Labels(workloads.Embedding(**SCHEDULE), model, pairs, logistic_hessian, lambda batch: batch)
 
 
 def unit_hessian(out: torch.Tensor) -> torch.Tensor:
     return torch.eye(out.shape[1]).expand(len(out), -1, -1)
+
+
+def logistic_hessian(out: torch.Tensor) -> torch.Tensor:
+    return (out.sigmoid() * (1 - out.sigmoid())).diag_embed()
 
 
 def softmax_hessian(logits: torch.Tensor) -> torch.Tensor:
