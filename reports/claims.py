@@ -25,8 +25,8 @@ NOTES = (
     "Measured: from the records of this report, or arithmetic on the document's own numbers. Idea: measured on the "
     "implementation here. Published code: the code that the document came with, which is not here, so it is not "
     "judged. In brackets 95 % intervals over seeds, or for times of separate runs what the spread of their steps "
-    "leaves. Where records hold several learning rates of one optimizer, its best is taken; where they hold one alone, "
-    "quality is not judged.",
+    "leaves; steps to a target add what lies between two evaluations. Where records hold several "
+    "learning rates of one optimizer, its best is taken; where they hold one alone, quality is not judged.",
     "Holds: the figure, with its whole interval, is in the range that is given under conditions. Does not hold: the "
     "figure, with its whole interval, is outside in a setting (or, for 'on most', in half of them). Not "
     "reproducible as stated: the document leaves out what it was measured on, or it cannot be had. Not measured: "

@@ -100,7 +100,8 @@ def lora_summary(records: Sequence[Record]) -> Table | None:
     columns = ("optimizer", "on", "against", "state", "peak", "training time", "steps to target", "final loss")
     notes = [
         "Change relative to the reference (where it has several learning rates, its best), mean over seeds with a 95 % "
-        "interval; minus is less. Unsteadiness: the median jump of the training loss between recorded steps of the "
+        "interval, to which steps to a target add what lies between two evaluations; minus "
+        "is less. Unsteadiness: the median jump of the training loss between recorded steps of the "
         f"second half, over its median; document 004 does not say what its stability is. {SEPARATE}",
     ]
     title = "lora_summary: relative to AdamW and AdamW8bit (document 004)"
