@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from conf import Refused
-from conf.check import parts_of
-from conf.child import estimate, identify, look, make
-from conf.compose import Config, compose
-from measure.environment import scrub
-from measure.isolate import run_isolated
-from measure.record import VOLATILE, Place, read_records, run_id, slug
-from measure.sweep import Job, exit_code, planned, run_jobs, told_apart
+from optimeter.conf import Refused
+from optimeter.conf.check import parts_of
+from optimeter.conf.compose import Config, compose
+from optimeter.measure.jobs.child import estimate, identify, look, make
+from optimeter.measure.jobs.environment import scrub
+from optimeter.measure.jobs.isolate import run_isolated
+from optimeter.measure.jobs.sweep import Job, exit_code, planned, run_jobs, told_apart
+from optimeter.measure.records.record import VOLATILE, Place, read_records, run_id, slug
 
 SWEEP = "OPTIMETER_SWEEP"  # Hydra's own folder for a sweep: a temporary one
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from conf import Refused
-from measure.record import REPORT
+from optimeter.conf import Refused
+from optimeter.measure.records.record import REPORT
 
 ABOUT: dict[str, Any] = {
     "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf import CONF, Refused
-from conf.check import check
-from conf.explain import explain
-from conf.shapes import parse_shapes
-from measure.isolate import warm_up
-from measure.record import VOLATILE
+from optimeter.conf import CONF, Refused
+from optimeter.conf.check import check
+from optimeter.conf.explain import explain
+from optimeter.conf.shapes import parse_shapes
+from optimeter.measure.jobs.isolate import warm_up
+from optimeter.measure.records.record import VOLATILE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -114,7 +114,12 @@ def prepare_step(config: Config, overrides: Iterable[str]) -> None:
             raise Refused(f"{one}: measure.shapes stands in the workload's place; give one of the two")
     shapes = parse_shapes(config["measure"]["shapes"])
     config["choices"]["workload"] = "shapes"
-    config["workload"] = {"_target_": "workloads.shapes.Shapes", "_convert_": "all", "shapes": shapes, "steps": 1}
+    config["workload"] = {
+        "_target_": "optimeter.workloads.shapes.Shapes",
+        "_convert_": "all",
+        "shapes": shapes,
+        "steps": 1,
+    }
 
 
 @cache

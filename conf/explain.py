@@ -2,8 +2,8 @@
 
 import re
 
-from conf import CONF
-from conf.check import nearest
+from optimeter.conf import CONF
+from optimeter.conf.check import nearest
 
 
 def explain(error: BaseException) -> str:

@@ -6,7 +6,7 @@ Shapes are joined by plus signs, since Hydra takes commas for a sweep; nothing i
 import re
 from typing import Any
 
-from conf import Refused
+from optimeter.conf import Refused
 
 Counted = list[tuple[int, list[int]]]  # (how many, [rows, columns …])
 PART = re.compile(r"(?:([1-9]\d*)\*)?([1-9]\d*(?:x[1-9]\d*)*)")

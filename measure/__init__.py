@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from measure.monitor import OptimizerMonitor as OptimizerMonitor
+    from optimeter.measure.monitor.monitor import OptimizerMonitor as OptimizerMonitor
 
 __all__ = ["OptimizerMonitor"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import the monitor, and torch with it, only when it is asked for: records are read without them."""
     if name != "OptimizerMonitor":
         raise AttributeError(f"module 'measure' has no attribute {name!r}")
-    from measure.monitor import OptimizerMonitor
+    from optimeter.measure.monitor.monitor import OptimizerMonitor
 
     return OptimizerMonitor

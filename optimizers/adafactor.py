@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from optimizers.base import SIGNED, Common, Moment, Shell, Unpack
-from optimizers.factored import Factors, average, factors, over_root, rms
+from optimeter.optimizers.core.factored import Factors, average, factors, over_root, rms
+from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack
 
 
 def adafactor(
@@ -30,7 +30,7 @@ def adafactor(
     relative_step: bool,
     warmup_init: bool,
 ) -> None:
-    """v: row and column means of g² (see `optimizers/factored.py`), or for a vector (v,) like p; m: like p."""
+    """v: row and column means of g² (see `optimizers/core/factored.py`), or for a vector (v,) like p; m: like p."""
     eps1, eps2 = eps
     beta2 = 1 - step**decay_rate
     rho = min(1e-6 * step if warmup_init else lr, step**-0.5) if relative_step else lr

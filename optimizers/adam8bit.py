@@ -1,11 +1,11 @@
 """Adam and AdamW with both moments in 8 bits. Dettmers et al. 2022, arXiv:2110.02861.
 
-The rules are those of Adam and AdamW; only how the moments rest differs (see `optimizers/quantize.py`), and the update
-uses them before they are rounded.
+The rules are those of Adam and AdamW; only how the moments rest differs (see `optimizers/core/quantize.py`), and the
+update uses them before they are rounded.
 """
 
-from optimizers.adam import Adam
-from optimizers.adamw import AdamW
+from optimeter.optimizers.adam import Adam
+from optimeter.optimizers.adamw import AdamW
 
 
 class Adam8bit(Adam):

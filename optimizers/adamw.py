@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from optimizers.adam import Adam
-from optimizers.base import Common, Unpack
+from optimeter.optimizers.adam import Adam
+from optimeter.optimizers.core.shell import Common, Unpack
 
 
 def adamw(

@@ -15,11 +15,22 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from optimizers import lr_mask
-from optimizers.base import SIGNED, UNSIGNED, Checks, Common, Moment, Shell, Unpack, _fraction, whole, working
-from optimizers.cameamp import Magnitudes, cameamp, magnitudes
-from optimizers.context import Context
-from optimizers.storage import COARSE, storage_of, write_back
+from optimeter.optimizers.core import lr_mask
+from optimeter.optimizers.core.cameamp import Magnitudes, cameamp, magnitudes
+from optimeter.optimizers.core.context import Context
+from optimeter.optimizers.core.shell import (
+    SIGNED,
+    UNSIGNED,
+    Checks,
+    Common,
+    Moment,
+    Shell,
+    Unpack,
+    _fraction,
+    whole,
+    working,
+)
+from optimeter.optimizers.core.storage import COARSE, storage_of, write_back
 
 WARMUP_ONLY = ("alignment", "alignment_scale", "polarity")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from optimizers.base import SIGNED, Common, Moment, Shell, Unpack
-from optimizers.factored import Factors, average, factors, over_root, rms
+from optimeter.optimizers.core.factored import Factors, average, factors, over_root, rms
+from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack
 
 
 def came(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, working
-from optimizers.lora import find_factors
-from optimizers.techniques import (
+from optimeter.optimizers.core.lora import find_factors
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, working
+from optimeter.optimizers.core.techniques import (
     adopt,
     allora,
     cautious,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Common, Shell, Unpack, working
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Shell, Unpack, working
 
 
 def lamb(

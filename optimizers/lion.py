@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, Common, Shell, Unpack
+from optimeter.optimizers.core.shell import SIGNED, Common, Shell, Unpack
 
 
 def lion(

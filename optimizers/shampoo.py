@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, whole
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, whole
 
 TINY = 1e-30  # keeps the root of nothing, and a division by its norm, finite
 

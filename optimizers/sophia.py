@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, working
-from optimizers.storage import storage_of
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, working
+from optimeter.optimizers.core.storage import storage_of
 
 ROUNDING, NOISE = 3, 4  # the last part of the keys of what is drawn at an estimate; the step's own are 0 to 2
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, working
-from optimizers.storage import rounded
+from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, working
+from optimeter.optimizers.core.storage import rounded
 
 
 def sparse_adam(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizers.base import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, whole, working
-from optimizers.storage import rounded
+from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, whole, working
+from optimeter.optimizers.core.storage import rounded
 
 
 def sparse_memory_efficient_adam(

@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
             print(side_by_side(*map(existing, arguments[1:])))
         elif arguments and arguments[0] not in ("compare", "-h", "--help"):
             for root in map(existing, arguments):
-                from reports.page import build
+                from optimeter.reports.page import build
 
                 print(f"report: {build(root)}")
         else:
@@ -35,8 +35,8 @@ def existing(folder: str) -> Path:
 
 def side_by_side(a: Path, b: Path) -> str:
     """The comparison of two folders, as Markdown."""
-    from measure.record import read_records
-    from reports.compare import compare
+    from optimeter.measure.records.record import read_records
+    from optimeter.reports.compare import compare
 
     return compare(read_records(a), read_records(b), (str(a), str(b))).markdown()
 

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from measure.record import Record
-from reports.comparison import MB, paired
-from reports.group import MACHINE, Group, Setting, at, labels, settings
-from reports.table import Cell, Table, number
+from optimeter.measure.records.record import Record
+from optimeter.reports.comparison import MB, paired
+from optimeter.reports.group import MACHINE, Group, Setting, at, labels, settings
+from optimeter.reports.table import Cell, Table, number
 
 QUANTITIES = (
     ("step ms", ("time", "step", "median"), 1e3),

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from measure.record import Record
-from reports.group import Group, Setting, at
-from reports.table import Cell, Table, number, percent
+from optimeter.measure.records.record import Record
+from optimeter.reports.group import Group, Setting, at
+from optimeter.reports.table import Cell, Table, number, percent
 
 UNSTABLE, FEW = 0.05, 5  # of the median; timed steps below which a spread says nothing
 CONFIDENCE = 0.95

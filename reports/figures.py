@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from measure.trends import draw_trends
-from reports.group import Group, Setting, at
+from optimeter.measure.monitor.trends import draw_trends
+from optimeter.reports.group import Group, Setting, at
 
 DPI = 110
 MOST_CURVES = 40

@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from measure.record import REPORT, RESULT, STATUSES, Record, read_records
-from reports.comparison import comparison, summary
-from reports.documents import TABLES
-from reports.figures import PLOTS
-from reports.group import Setting, at, doubts, settings
-from reports.table import DASH, Cell, Table
+from optimeter.measure.records.record import REPORT, RESULT, STATUSES, Record, read_records
+from optimeter.reports.comparison import comparison, summary
+from optimeter.reports.documents.tables import TABLES
+from optimeter.reports.figures import PLOTS
+from optimeter.reports.group import Setting, at, doubts, settings
+from optimeter.reports.table import DASH, Cell, Table
 
 FILES = ("result.json", "config.yaml", "steps.jsonl", "log.txt")
 LEFT_OUT = ("environment", "command")  # of a run's excerpt: they stand elsewhere on the page

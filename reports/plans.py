@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from measure.record import Record
-from reports.group import at, by_problem
-from reports.table import DASH, Cell, Table, number, percent
+from optimeter.measure.records.record import Record
+from optimeter.reports.group import at, by_problem
+from optimeter.reports.table import DASH, Cell, Table, number, percent
 
 GB = 1e9
 PARTS = ("parameter_bytes", "gradient_bytes", "state_bytes", "transient_bytes", "total_bytes", "optimizer_bytes")

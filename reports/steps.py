@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from measure.record import Record
-from reports.group import at, by_problem, doubts
-from reports.table import DASH, Cell, Table, number, percent
+from optimeter.measure.records.record import Record
+from optimeter.reports.group import at, by_problem, doubts
+from optimeter.reports.table import DASH, Cell, Table, number, percent
 
 COLUMNS = (
     *("optimizer", "baseline", "on", "dtype", "device", "verdict", "ratio", "step ms", "baseline ms", "host ms"),

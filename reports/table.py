@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from measure.record import Record
+from optimeter.measure.records.record import Record
 
 DASH = "–"  # no value
 

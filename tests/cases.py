@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import optimizers
-from optimizers.sophia import Sophia
+from optimeter import optimizers
+from optimeter.optimizers.sophia import Sophia
 
 SHAPES = ((48, 32), (32, 48), (37,), (8, 4, 3, 3))
 

@@ -14,8 +14,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from conf import CONF
-from conf.compose import complete
+from optimeter.conf import CONF
+from optimeter.conf.compose import complete
 
 PROJECT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)

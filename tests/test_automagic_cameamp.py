@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import optimizers
-import workloads
-from measure.memory import ledger
-from measure.run import Training
-from measure.settings import Settings
-from optimizers import lr_mask
-from optimizers.context import SKETCH
+from optimeter import optimizers, workloads
+from optimeter.measure.memory.ledger import ledger
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.train import Training
+from optimeter.optimizers.core import lr_mask
+from optimeter.optimizers.core.context import SKETCH
 from tests import references
 from tests.cases import cameamp, cameamp_8bit
 

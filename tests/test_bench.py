@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from measure.record import read_records
+from optimeter.measure.records.record import read_records
 from tests.conftest import PROJECT, Ran
 
 Bench = Callable[..., Ran]
@@ -123,7 +123,7 @@ def test_one_run_has_the_whole_schema(bench: Bench, tmp_path: Path) -> None:
     assert set(result["memory"]) == MEMORY
     assert set(result["time"]) == TIME
     assert (result["status"], result["seed"], result["steps"], result["size"]) == ("ok", 3, 30, "tiny")
-    assert result["optimizer_target"] == "optimizers.AdamW"
+    assert result["optimizer_target"] == "optimeter.optimizers.AdamW"
     assert result["command"] == "python bench.py optimizer=adamw workload=mlp steps=30 seed=3"
     assert result["memory"]["predicted_state_bytes"] == result["memory"]["state_bytes"]
     assert result["environment"]["git"].get("commit") or result["environment"]["git"]["reason"]
@@ -291,7 +291,7 @@ def test_a_record_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
     config = (folder / "config.yaml").read_text()
     bad = tmp_path / "bad"
     bad.mkdir()
-    (bad / "config.yaml").write_text(config.replace("optimizers.Adam", "my_module.Adam"))
+    (bad / "config.yaml").write_text(config.replace("optimeter.optimizers.Adam", "my_module.Adam"))
     refused = bench(f"replay={bad}", "name=bad")
     assert refused.returncode == 1
     assert "a replayed configuration may only name" in refused.stderr

@@ -7,10 +7,21 @@ from typing import Any
 import pytest
 import yaml
 
-from conf import CONF
-from measure.record import read_records
-from reports.claims import COLUMNS, ELSEWHERE, FAILS, HOLDS, OPEN, all_claims, claims, holding, judge, verdict_of
-from reports.evidence import (
+from optimeter.conf import CONF
+from optimeter.measure.records.record import read_records
+from optimeter.reports.documents.claims import (
+    COLUMNS,
+    ELSEWHERE,
+    FAILS,
+    HOLDS,
+    OPEN,
+    all_claims,
+    claims,
+    holding,
+    judge,
+    verdict_of,
+)
+from optimeter.reports.documents.evidence import (
     ALONE,
     BOTH,
     ONE_RATE,
@@ -25,10 +36,10 @@ from reports.evidence import (
     figures,
     read,
 )
-from reports.expression import evaluate
-from reports.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
-from reports.group import at, settings
-from reports.page import build
+from optimeter.reports.documents.expression import evaluate
+from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
+from optimeter.reports.group import at, settings
+from optimeter.reports.page import build
 from tests.conftest import names
 from tests.test_reports import record, write
 from tests.test_tables import rows_of, step_record
@@ -229,7 +240,7 @@ def test_the_best_learning_rate_for_a_target_is_that_which_reaches_it_first(tmp_
 
 def test_beside_settings_of_three_seeds_one_of_a_single_seed_decides_nothing(tmp_path: Path) -> None:
     claim = query(field="quality.final_loss", seeds=True, figure="ratio", holds={"at_most": 1})
-    other = {"_target_": "workloads.T5", "size": "tiny", "steps": 100}
+    other = {"_target_": "optimeter.workloads.T5", "size": "tiny", "steps": 100}
     made = [
         record(name, seed, loss, arguments={"lr": lr})
         for name, loss in (("a", 0.5), ("b", 1.0))
@@ -340,7 +351,7 @@ def test_parts_are_taken_together_and_what_is_lacking_is_said(tmp_path: Path) ->
 
 
 def answered(folder: Path, name: str = "documents") -> Path:
-    layer = {"_target_": "workloads.Layer", "shape": [4096, 8192], "batch": 32, "steps": 2}
+    layer = {"_target_": "optimeter.workloads.Layer", "shape": [4096, 8192], "batch": 32, "steps": 2}
     made = [
         record(optimizer, workload="layer", spec=layer, state=state, name=name, size=None)
         for optimizer, state in (("adam", 800), ("adam8bit", 203), ("adafactor_momentum", 401))
@@ -386,16 +397,16 @@ def test_a_sweep_that_answers_no_claim_has_no_table(tmp_path: Path) -> None:
     assert claims([]) is None
 
 
-T5 = {"_target_": "workloads.T5", "size": "tiny", "batch": 16, "steps": 100}
-LORA = {"_target_": "workloads.SDLora", "size": "tiny", "rank": 16, "steps": 100}
+T5 = {"_target_": "optimeter.workloads.T5", "size": "tiny", "batch": 16, "steps": 100}
+LORA = {"_target_": "optimeter.workloads.SDLora", "size": "tiny", "rank": 16, "steps": 100}
 
 
 def test_adafactor_against_adam_on_t5(tmp_path: Path) -> None:
-    adam = record("adam", workload="t5", spec=T5, optimizer_target="optimizers.Adam")
+    adam = record("adam", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adam")
     phases = {"forward": 3e6, "backward": 9e6, "step": 5e6, "overall": 9e6}
     adam["memory"] = adam["memory"] | {"peak_bytes": phases, "state_bytes": 2e6, "transient_bytes": 1e6}
-    small = record("adafactor", workload="t5", spec=T5, optimizer_target="optimizers.Adafactor")
-    other = record("lion", workload="t5", spec=T5, optimizer_target="optimizers.Lion")
+    small = record("adafactor", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adafactor")
+    other = record("lion", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Lion")
     write(tmp_path, adam, small, other)
     adafactor, adam = rows_of(adafactor_vs_adam(read_records(tmp_path)))
     assert (adam["peak MB"], adam["peak in"], adam["optimizer at most MB"]) == ("9.000", "backward", "3.000")
@@ -409,15 +420,17 @@ def test_adafactor_against_adam_on_t5(tmp_path: Path) -> None:
         "1.000",
         "2.1 s a step, 32 GB",
     )
-    alone = write(tmp_path / "one", record("adam", workload="t5", spec=T5, optimizer_target="optimizers.Adam"))
+    alone = write(
+        tmp_path / "one", record("adam", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adam")
+    )
     assert adafactor_vs_adam(read_records(alone)) is None
 
 
 def test_lora_against_both_references(tmp_path: Path) -> None:
     targets = {
-        "adamw": "optimizers.AdamW",
-        "adamw8bit": "optimizers.AdamW8bit",
-        "custom_adamw": "optimizers.CustomAdamW",
+        "adamw": "optimeter.optimizers.AdamW",
+        "adamw8bit": "optimeter.optimizers.AdamW8bit",
+        "custom_adamw": "optimeter.optimizers.CustomAdamW",
     }
     losses = {"adamw": 1.0, "adamw8bit": 1.25, "custom_adamw": 0.5}
     made = [

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import CustomAdamW
-from optimizers.custom_adamw import TECHNIQUES
-from optimizers.lora import role_and_stem
+from optimeter.optimizers import CustomAdamW
+from optimeter.optimizers.core.lora import role_and_stem
+from optimeter.optimizers.custom_adamw import TECHNIQUES
 from tests import references
 
 NAMED_SHAPES = {
@@ -207,7 +207,7 @@ def lora(spd: bool = True) -> tuple[nn.ModuleDict, CustomAdamW]:
 
 @pytest.mark.parametrize("spd", [True, False])
 def test_bytes_of_a_lora_and_of_full_weights(spd: bool) -> None:
-    from measure.memory import ledger
+    from optimeter.measure.memory.ledger import ledger
 
     model, optimizer = lora(spd)
     found = ledger(optimizer)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-import optimizers
+from optimeter import optimizers
 from tests.conftest import Ran
 
 
 def test_000_sparse_memory_efficient_adam() -> None:
-    from optimizers import SparseMemoryEfficientAdam
+    from optimeter.optimizers import SparseMemoryEfficientAdam
 
     class SimpleModel(nn.Module):
         def __init__(self) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-import optimizers
+from optimeter import optimizers
 
 CONSTRUCTOR = """
-from optimizers import Automagic_CameAMP_COptim8bit
+from optimeter.optimizers import Automagic_CameAMP_COptim8bit
 import torch.nn as nn
 
 model = nn.Sequential(

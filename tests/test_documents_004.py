@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import CustomAdamW
-from optimizers.techniques import decay_share
+from optimeter.optimizers import CustomAdamW
+from optimeter.optimizers.core.techniques import decay_share
 
 COMMAND = {
     "lr": 1e-4,  # --learning_rate

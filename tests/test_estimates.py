@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-import optimizers
-import workloads
-from conf import Unsupported
-from conf.build import about, build_workload, resolve
-from conf.child import check_pair
-from measure.run import Training
-from measure.settings import Settings
+from optimeter import optimizers, workloads
+from optimeter.conf import Unsupported
+from optimeter.measure.jobs.build import about, build_workload, resolve
+from optimeter.measure.jobs.child import check_pair
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.train import Training
 from tests.conftest import composed
 
 SCHEDULE: dict[str, Any] = {"steps": 10}

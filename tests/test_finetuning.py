@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-import workloads
-from conf.build import about, build_workload, optimizer_builder
-from measure.predict import without_compiling
-from measure.probe import fingerprints
-from measure.run import Training
-from measure.settings import Settings
+from optimeter import workloads
+from optimeter.measure.jobs.build import about, build_workload, optimizer_builder
+from optimeter.measure.memory.prediction import without_compiling
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.train import Training
+from optimeter.measure.monitor.probe import fingerprints
+from optimeter.workloads import T5, SDLora
 from tests.conftest import PROJECT, Ran, composed, names
-from workloads import T5, SDLora
 
 SMALL: dict[str, Callable[..., workloads.Workload]] = {
     "t5": lambda **given: T5(**{"batch": 2, "length": 32, "steps": 3} | given),
@@ -190,7 +190,7 @@ def test_every_optimizer_takes_three_steps(name: str, optimizer: str, models: An
 
 @both
 def test_three_steps_in_bf16_with_checkpointing(name: str) -> None:
-    from optimizers import AdamW
+    from optimeter.optimizers import AdamW
 
     workload = SMALL[name](gradient_checkpointing=True, batch=8)
     settings = Settings(3, dtype=torch.bfloat16)
@@ -258,14 +258,18 @@ def test_toy_imports_nothing_heavy(bench: Callable[..., Ran], tmp_path: Path) ->
 
 
 def test_a_version_of_what_the_model_is_made_of_is_part_of_the_identity() -> None:
-    from conf.build import identity
+    from optimeter.measure.jobs.build import identity
 
-    found = identity("workload", {"_target_": "workloads.SDLora"})
+    found = identity("workload", {"_target_": "optimeter.workloads.SDLora"})
     assert set(found["libraries"]) == {"diffusers", "peft", "transformers", "pillow"}
-    assert set(found["sources"]) >= {"workloads.sd_lora", "workloads.diffusion", "workloads.photographs"}
-    assert "workloads.t5" not in found["sources"]
+    assert set(found["sources"]) >= {
+        "optimeter.workloads.sd_lora",
+        "optimeter.workloads.core.diffusion",
+        "optimeter.workloads.core.photographs",
+    }
+    assert "optimeter.workloads.t5" not in found["sources"]
     assert set(found["data"]) == set(SDLora.data)
-    assert "libraries" not in identity("workload", {"_target_": "workloads.MLP"})
+    assert "libraries" not in identity("workload", {"_target_": "optimeter.workloads.MLP"})
     spec = composed("workload=sd_lora")["workload"]
     assert isinstance(build_workload(spec, listed_only=True), SDLora)
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from workloads import T5, SDLora, diffusion, photographs
+from optimeter.workloads import T5, SDLora, diffusion, photographs
 
 # ---------------------------------------------------------------------------------------------------------- T5's text
 

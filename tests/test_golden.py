@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from measure.record import read_records
-from reports.comparison import comparison
-from reports.documents import TABLES
-from reports.group import settings
-from reports.table import Table
+from optimeter.measure.records.record import read_records
+from optimeter.reports.comparison import comparison
+from optimeter.reports.documents.tables import TABLES
+from optimeter.reports.group import settings
+from optimeter.reports.table import Table
 from tests.conftest import PROJECT
 
 PUBLISHED = {name: PROJECT / "results" / name for name in ("cpu-2-cores", "cpu-2-cores-documents")}

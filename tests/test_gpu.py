@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from measure.allocator import Allocator, CudaAllocator
-from measure.clock import CudaClock, HostClock, clock_for
-from measure.environment import describe, scrub
-from measure.gpu import GpuWatch
-from measure.observation import READ_BACK_EVERY, CudaReadBack, Observation
+from optimeter.measure.devices.allocator import Allocator, CudaAllocator
+from optimeter.measure.devices.clock import CudaClock, HostClock, clock_for
+from optimeter.measure.devices.gpu import GpuWatch
+from optimeter.measure.jobs.environment import describe, scrub
+from optimeter.measure.monitor.observation import READ_BACK_EVERY, CudaReadBack, Observation
 
 
 def fake_nvml(**broken: Exception) -> Any:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from measure.interleave import Comparison, interleave
-from measure.overhead import OFF, ON, ONE, TWO, overhead, verdict
-from measure.settings import Settings
-from measure.statistics import bootstrap, spread
-from workloads import MLP
+from optimeter.measure.methods.interleave import Comparison, interleave
+from optimeter.measure.methods.overhead import OFF, ON, ONE, TWO, overhead, verdict
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.statistics import bootstrap, spread
+from optimeter.workloads import MLP
 
 
 def noisy(seconds: float, draw: random.Random, drift: list[float]) -> float:

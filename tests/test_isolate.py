@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from measure.isolate import run_isolated
+from optimeter.measure.jobs.isolate import run_isolated
 
 Send = Callable[[Any], None]
 
@@ -137,7 +137,7 @@ def test_the_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-from measure.isolate import run_isolated
+from optimeter.measure.jobs.isolate import run_isolated
 from tests.test_isolate import _says_its_pid_and_hangs
 if __name__ == "__main__":
     run_isolated(_says_its_pid_and_hangs, {str(file)!r}, on_message=print)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from optimeter.workloads import T5, cache
+from optimeter.workloads.core.pretrained import Checkpoint
 from tests.conftest import PROJECT, Ran
 from tests.making import made
-from workloads import T5, cache
-from workloads.pretrained import Checkpoint
 
 # ------------------------------------------------------------------------------------------------------- what is kept
 
@@ -91,7 +91,7 @@ def test_weights_that_are_not_there_are_an_error_of_one_line(bench: Callable[...
 
 
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workloads.pretrained.HUB_SECONDS", 2)
+    monkeypatch.setattr("optimeter.workloads.core.pretrained.HUB_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", endpoint)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import optimizers
-import workloads
-from measure.live import LiveBytes
-from measure.predict import predict
-from measure.run import Training
-from measure.settings import Settings
+from optimeter import optimizers, workloads
+from optimeter.measure.memory.live import LiveBytes
+from optimeter.measure.memory.prediction import predict
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.train import Training
 
 N = 10_000
 SCALARS = 64  # bytes of the losses beside the tensors

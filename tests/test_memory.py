@@ -12,9 +12,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from conf.build import optimizer_builder
-from measure.memory import leaves, ledger, role_of, tensor_bytes
-from measure.predict import predict, to_mode
+from optimeter.measure.jobs.build import optimizer_builder
+from optimeter.measure.memory.ledger import leaves, ledger, role_of, tensor_bytes
+from optimeter.measure.memory.prediction import predict, to_mode
 from tests.conftest import PROJECT
 
 YAMLS = sorted(path.stem for path in (PROJECT / "conf/optimizer").glob("*.yaml") if path.stem != "any")
@@ -191,7 +191,7 @@ class Fake:
 
 
 def test_every_optimizer_has_its_file(tmp_path: Path) -> None:
-    import optimizers
+    from optimeter import optimizers
 
     targets = {spec_of(name)["_target_"] for name in YAMLS}
     assert {f"optimizers.{name}" for name in optimizers.__all__} <= targets

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from measure import OptimizerMonitor
-from measure.monitor import warm_up
-from measure.observation import Observation, ReadBack
-from measure.run import Training
-from measure.sampling import BUDGET, CALIBRATION_STEPS, Schedule
-from measure.settings import Settings
-from workloads import MLP
+from optimeter.measure import OptimizerMonitor
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.train import Training
+from optimeter.measure.monitor.monitor import warm_up
+from optimeter.measure.monitor.observation import Observation, ReadBack
+from optimeter.measure.monitor.sampling import BUDGET, CALIBRATION_STEPS, Schedule
+from optimeter.workloads import MLP
 
 
 def model_and_data(width: int = 16) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import optimizers
+from optimeter import optimizers
 from tests.cases import CASES, DENSE, Case, fill_gradients, parameters_for, same_bits, train
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=str)
@@ -80,7 +80,7 @@ def test_lr_0_moves_nothing(case: Case, dtype: torch.dtype) -> None:
 @all_cases
 @devices
 def test_state_bytes_are_the_formula(case: Case, device: str) -> None:
-    from measure.memory import ledger
+    from optimeter.measure.memory.ledger import ledger
 
     parameters, optimizer = train(case, 1, device=device)
     expected = sum(case.bytes_per_parameter(p.shape) * p.numel() for p in parameters)
@@ -282,7 +282,7 @@ def test_the_other_kind_of_gradient_is_refused() -> None:
 
 
 def test_blocks_are_drawn_from_the_whole_group_by_seed_and_step_alone() -> None:
-    from optimizers.sparse_memory_efficient_adam import draw
+    from optimeter.optimizers.sparse_memory_efficient_adam import draw
 
     counts = [3, 0, 40, 1, 16]
     assert len({str(draw(counts, 0.25, key)) for key in ((0, 1), (0, 2), (1, 1), (-1, 1))}) == 4
@@ -333,7 +333,7 @@ def test_roots_survive_a_nan() -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (9, 4), (5, 8, 3)], ids=str)
 def test_shampoos_blocks_tile_a_tensor(shape: tuple[int, ...]) -> None:
-    from optimizers.shampoo import cuts, in_blocks, joined
+    from optimeter.optimizers.shampoo import cuts, in_blocks, joined
 
     x = torch.arange(float(torch.Size(shape).numel())).view(shape)
     seen, count = torch.zeros(shape), 0
@@ -377,8 +377,8 @@ def test_torch_muon_routes_matrices_and_resumes() -> None:
 @dtypes
 def test_working_in_parts_changes_nothing(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = train(case, 4, dtype=dtype)
-    monkeypatch.setattr("optimizers.base.PART", 256)
-    monkeypatch.setattr("optimizers.base.CACHED_PART", 256)
+    monkeypatch.setattr("optimeter.optimizers.core.shell.PART", 256)
+    monkeypatch.setattr("optimeter.optimizers.core.shell.CACHED_PART", 256)
     parts, optimizer = train(case, 4, dtype=dtype)
     assert len(list(optimizer.parts(parts[0], optimizer.param_groups[0]))) > 1
     assert same_bits(whole, parts)

@@ -11,7 +11,7 @@ import torch
 import torch_optimizer
 from torch import nn
 
-import optimizers
+from optimeter import optimizers
 from tests import references
 from tests.cases import SHAMPOO_1802_09568, Case, fill_gradients, parameters_for, train
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from conf.build import build_workload, optimizer_builder
-from conf.child import settings_of
-from measure.memory import ledger
-from measure.plan import CARDS, CONTEXT_BYTES, GIB, fits, plan, skeleton
-from measure.predict import predict
-from measure.record import read_records
-from measure.run import Training
-from measure.sweep import planned
-from reports.plans import memory_plan
+from optimeter.measure.jobs.build import build_workload, optimizer_builder
+from optimeter.measure.jobs.child import settings_of
+from optimeter.measure.jobs.sweep import planned
+from optimeter.measure.memory.ledger import ledger
+from optimeter.measure.memory.prediction import predict
+from optimeter.measure.methods.plan import CARDS, CONTEXT_BYTES, GIB, fits, plan, skeleton
+from optimeter.measure.methods.train import Training
+from optimeter.measure.records.record import read_records
+from optimeter.reports.plans import memory_plan
+from optimeter.workloads import Workload
 from tests.conftest import composed
-from workloads import Workload
 
 PAIRS = [
     *(("mlp", name) for name in ("adamw", "adamw8bit", "adafactor", "torch_adamw", "bnb_adamw8bit", "lion")),

@@ -28,7 +28,7 @@ class SignDescent(torch.optim.Optimizer):
 """
 MY_WORK = """
 import torch
-from workloads import Workload
+from optimeter.workloads import Workload
 
 
 class Bowl(Workload):
@@ -120,8 +120,8 @@ def test_a_wheel_installed_elsewhere_does_the_same(theirs: Path, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert str(site) in run(python, "-c", "import bench; print(bench.__file__)")
+    assert str(site) in run(python, "-c", "import optimeter; print(optimeter.__file__)")
     optimeter = str(environment / "bin" / "optimeter")
     assert run(optimeter, "--config-dir", str(theirs), "optimizer=sign", "workload=bowl").startswith("ok")
     assert run(optimeter, "-m", "optimizer=adamw", "workload=toy,mlp", "steps=5").split().count("ok") == 2
-    assert "index.html" in run(python, "-m", "reports", "runs/default")
+    assert "index.html" in run(python, "-m", "optimeter.reports", "runs/default")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers.quantize import SIGNED, UNSIGNED, borders, code_map, dequantize, nearest_code, quantize
+from optimeter.optimizers.core.quantize import SIGNED, UNSIGNED, borders, code_map, dequantize, nearest_code, quantize
 
 CPU = torch.device("cpu")
 SIZES = (1, 255, 256, 257, 4095, 4096, 4097)
@@ -126,7 +126,7 @@ def test_shapes_negative_blocks_and_values_that_are_not_finite() -> None:
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0, 3.0])
 def test_a_heavy_tail_does_not_explode(spread: float) -> None:
     """Scales that differ within a block: nearest rounding of v to 0 makes updates of 10⁵ learning rates."""
-    from optimizers import AdamW, AdamW8bit
+    from optimeter.optimizers import AdamW, AdamW8bit
 
     generator = torch.Generator().manual_seed(0)
     scales = 0.01 * torch.exp(spread * torch.randn(16, 256, generator=generator))

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from measure.record import read_records
-from reports.claims import claims
-from reports.comparison import comparison
-from reports.documents import layer_memory, sparse_vs_dense
-from reports.finetuning import adafactor_vs_adam, lora_comparison
-from reports.group import at, settings
-from reports.relative import relative_memory
-from reports.steps import optimizer_steps
-from reports.table import Table
+from optimeter.measure.records.record import read_records
+from optimeter.reports.comparison import comparison
+from optimeter.reports.documents.claims import claims
+from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison
+from optimeter.reports.documents.relative import relative_memory
+from optimeter.reports.documents.tables import layer_memory, sparse_vs_dense
+from optimeter.reports.group import at, settings
+from optimeter.reports.steps import optimizer_steps
+from optimeter.reports.table import Table
 from tests.conftest import PROJECT, Ran
 
 README = PROJECT / "README.md"

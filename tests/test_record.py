@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from measure.record import FINISHED, STATUSES, Place, read_records, run_id, slug, to_json, to_line
+from optimeter.measure.records.record import FINISHED, STATUSES, Place, read_records, run_id, slug, to_json, to_line
 
 
 def made(sweep: Path, run: str = "adam-toy-1", **result: Any) -> Place:

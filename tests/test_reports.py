@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 
-from measure.record import Place, read_records
-from reports.__main__ import main
-from reports.compare import compare
-from reports.comparison import comparison, paired, summary
-from reports.documents import TABLES, layer_memory, monitor_overhead, sparse_vs_dense, toy_trace
-from reports.figures import dominated, visible
-from reports.group import settings
-from reports.page import build
-from reports.table import Cell, Table, number, percent
+from optimeter.measure.records.record import Place, read_records
+from optimeter.reports.__main__ import main
+from optimeter.reports.compare import compare
+from optimeter.reports.comparison import comparison, paired, summary
+from optimeter.reports.documents.tables import TABLES, layer_memory, monitor_overhead, sparse_vs_dense, toy_trace
+from optimeter.reports.figures import dominated, visible
+from optimeter.reports.group import settings
+from optimeter.reports.page import build
+from optimeter.reports.table import Cell, Table, number, percent
 
 CONFIG = {
     "name": "made", "seed": 0, "device": "auto", "dtype": "float32", "steps": 100, "schedule": "constant",
     "warmup_steps": 0, "clip_norm": None, "accumulate": 1, "eval_every": 50, "record_every": 1, "limit_seconds": None,
     "baseline": "torch_adamw", "measure": {"kind": "train", "sample_every": "auto"},
 }  # fmt: skip
-OTHER = {"_target_": "workloads.MLP", "size": "tiny", "steps": 100}
-ADAM = {"optimizer_target": "optimizers.Adam"}
+OTHER = {"_target_": "optimeter.workloads.MLP", "size": "tiny", "steps": 100}
+ADAM = {"optimizer_target": "optimeter.optimizers.Adam"}
 ENVIRONMENT = {"cpu": {"model": "a processor", "logical_cores": 2}, "gpu": None, "packages": {"torch": "2.13.0"}}
 
 
@@ -47,7 +47,7 @@ def record(
     """A result as bench.py writes it."""
     workload = changes.pop("workload", "mlp")
     arguments = changes.pop("arguments", {"lr": 1e-3})
-    spec = changes.pop("spec", {"_target_": "workloads.MLP", "size": "tiny", "batch": 128, "steps": 100})
+    spec = changes.pop("spec", {"_target_": "optimeter.workloads.MLP", "size": "tiny", "batch": 128, "steps": 100})
     evaluations = [{"step": s, "seconds": s * step, "loss": 2 - s / 100, "score": 0.5} for s in (0, 50, 100)]
     config = CONFIG | {"seed": seed, "optimizer": {"_target_": "x.Y", **arguments}, "workload": spec}
     result = {
@@ -137,7 +137,9 @@ def test_an_optimizer_whose_every_seed_diverged_keeps_its_row(tmp_path: Path) ->
 def test_what_differs_is_never_mixed(tmp_path: Path) -> None:
     other_data = record("adamw", data={"topics.py": "abc"})
     other_torch = record("adamw", environment=ENVIRONMENT | {"packages": {"torch": "2.11.0"}})
-    other_batch = record("adamw", spec={"_target_": "workloads.MLP", "size": "tiny", "batch": 64, "steps": 100})
+    other_batch = record(
+        "adamw", spec={"_target_": "optimeter.workloads.MLP", "size": "tiny", "batch": 64, "steps": 100}
+    )
     write(tmp_path, record("adamw"), other_data, other_torch, other_batch)
     found = settings(read_records(tmp_path))
     assert len(found) == 4
@@ -237,7 +239,7 @@ def test_an_odd_record_becomes_a_row_and_stops_nothing(tmp_path: Path, odd: Any)
 
 
 def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:
-    config = CONFIG | {"seed": 7, "optimizer": {"_target_": "x.Y"}, "workload": {"_target_": "workloads.MLP"}}
+    config = CONFIG | {"seed": 7, "optimizer": {"_target_": "x.Y"}, "workload": {"_target_": "optimeter.workloads.MLP"}}
     Place(tmp_path, "x-y-1").begin(json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp"}}))
     (made,) = read_records(tmp_path)
     assert {key: made.result[key] for key in ("status", "optimizer", "workload", "seed", "measure")} == {
@@ -252,7 +254,7 @@ def test_a_report_never_deletes_a_record_or_the_report_before_it(
     write(tmp_path, record())
     before = build(tmp_path).read_text()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr("reports.page.comparison", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        patch.setattr("optimeter.reports.page.comparison", lambda *_: (_ for _ in ()).throw(RuntimeError))
         build(tmp_path)
     assert (tmp_path / "report/index.html").read_text() == before
     write(tmp_path / "report", record())
@@ -275,7 +277,13 @@ def test_compare_pairs_by_seed_and_matches_across_machines(tmp_path: Path) -> No
 
 
 def test_toy_trace_has_the_runs_values_and_the_printed_ones(tmp_path: Path) -> None:
-    spec = {"_target_": "workloads.Toy", "polynomial": [1, 3, 0, 0, 2], "start": 3.0, "dimension": 1, "steps": 100}
+    spec = {
+        "_target_": "optimeter.workloads.Toy",
+        "polynomial": [1, 3, 0, 0, 2],
+        "start": 3.0,
+        "dimension": 1,
+        "steps": 100,
+    }
     lines = [{"step": step, "extra": {"x": 3 - step / 10, "f": float(step)}} for step in range(1, 101)]
     write(tmp_path, record("adam", workload="toy", spec=spec, arguments={"lr": 0.1}, lines=lines, **ADAM))
     table = toy_trace(read_records(tmp_path))
@@ -288,7 +296,7 @@ def test_toy_trace_has_the_runs_values_and_the_printed_ones(tmp_path: Path) -> N
 
 
 def test_layer_memory_counts_floats(tmp_path: Path) -> None:
-    spec = {"_target_": "workloads.Layer", "shape": [4096, 8192], "batch": 32, "steps": 2}
+    spec = {"_target_": "optimeter.workloads.Layer", "shape": [4096, 8192], "batch": 32, "steps": 2}
     write(
         tmp_path,
         *[
@@ -307,9 +315,9 @@ def test_layer_memory_counts_floats(tmp_path: Path) -> None:
 
 def test_sparse_vs_dense_needs_both(tmp_path: Path) -> None:
     def run(name: str, sparse: bool, rows: int) -> dict[str, Any]:
-        spec = {"_target_": "workloads.Embedding", "rows": rows, "dim": 16, "sparse": sparse, "steps": 60}
+        spec = {"_target_": "optimeter.workloads.Embedding", "rows": rows, "dim": 16, "sparse": sparse, "steps": 60}
         parameters = {"count": 32 * rows, "trainable": 32 * rows, "bytes": 0}
-        target = "optimizers.SparseAdam" if sparse else "optimizers.Adam"
+        target = "optimeter.optimizers.SparseAdam" if sparse else "optimeter.optimizers.Adam"
         return record(name, workload="embedding", spec=spec, parameters=parameters, optimizer_target=target)
 
     write(tmp_path, run("adam", False, 10**4), run("adam", False, 10**6), run("sparse_adam", True, 10**6))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-import workloads
-from measure.observation import SETTLE_EVERY
-from measure.run import Training
-from measure.settings import Settings, scheduler
-from workloads import MLP, Toy, Workload
+from optimeter import workloads
+from optimeter.measure.methods.settings import Settings, scheduler
+from optimeter.measure.methods.train import Training
+from optimeter.measure.monitor.observation import SETTLE_EVERY
+from optimeter.workloads import MLP, Toy, Workload
 
 
 def sgd(named: Any, **arguments: Any) -> torch.optim.Optimizer:
@@ -212,7 +212,7 @@ def test_canary_a_moved_frozen_weight_is_seen() -> None:
 
 
 def test_equal_changes_do_not_cancel_in_the_fingerprint() -> None:
-    from measure.probe import fingerprint
+    from optimeter.measure.monitor.probe import fingerprint
 
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         x = torch.ones(1 << 10, dtype=dtype)

@@ -13,10 +13,9 @@ from pytorch_optimizer import SophiaH as TheirSophiaH
 from torch import nn
 from torch.nn import functional as F
 
-import optimizers
-import workloads
-from measure.settings import to_device
-from optimizers.sophia import NOISE, gaussian_like
+from optimeter import optimizers, workloads
+from optimeter.measure.methods.settings import to_device
+from optimeter.optimizers.sophia import NOISE, gaussian_like
 from tests import references
 from tests.cases import Case, fill_gradients, parameters_for, same_bits, train
 
@@ -199,7 +198,7 @@ def labels_of(kind: str) -> Labels:
             lambda batch: {"input_ids": tokens, "decoder_input_ids": tokens, "use_cache": False},
             lambda out: out.logits.flatten(0, 1),
         )
-    from workloads.embedding import SkipGram
+    from optimeter.workloads.embedding import SkipGram
 
     model = SkipGram(8, 3, sparse=False)
     nn.init.normal_(model.word.weight)
@@ -331,7 +330,7 @@ def test_curvature_rests_in_any_storage_and_steps_do_not_round_it_again(name: st
     ours, theirs = (next(iter(optimizer.state.values())) for optimizer in (small, exact))
     assert ours["hessian"].dtype == {"bf16": torch.bfloat16, "8bit": torch.uint8}[storage]
     moment = small.layout(p, small.param_groups[0])["hessian"]
-    from optimizers.storage import storage_of
+    from optimeter.optimizers.core.storage import storage_of
 
     loaded = storage_of(small.param_groups[0]).load(ours, "hessian", moment, torch.float32)
     assert loaded.mean().item() == pytest.approx(theirs["hessian"].mean().item(), rel=0.02)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from conf import Refused
-from conf.shapes import parse_shapes
-from measure.bandwidth import copy_rates
-from measure.contestant import Contestant, Side, minimum_bytes
-from measure.gradients import Noise
-from measure.settings import Settings
-from measure.step import (
+from optimeter.conf import Refused
+from optimeter.conf.shapes import parse_shapes
+from optimeter.measure.methods.bandwidth import copy_rates
+from optimeter.measure.methods.contestant import Contestant, Side, minimum_bytes
+from optimeter.measure.methods.gradients import Noise
+from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.step import (
     BASELINE,
     BELIEVED,
     CANDIDATE,
@@ -30,9 +30,9 @@ from measure.step import (
     make_pairs,
     verdict,
 )
+from optimeter.workloads import MLP, Embedding
+from optimeter.workloads.shapes import Shapes
 from tests.conftest import Ran
-from workloads import MLP, Embedding
-from workloads.shapes import Shapes
 
 OPTIONS = {"seconds": 0.05, "precision": 0.01, "delta": 0.05, "block_seconds": 0.001}
 RATES = [1e9]
@@ -148,7 +148,7 @@ def side(build: Any = torch.optim.SGD, name: str = "it", **what: Any) -> Side:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("measure.step.copy_rates", lambda device: RATES)
+    monkeypatch.setattr("optimeter.measure.methods.step.copy_rates", lambda device: RATES)
 
 
 def compared(candidate: Side, baseline: Side | None = None, workload: Any = None) -> dict[str, Any]:

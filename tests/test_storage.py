@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from optimizers.storage import (
+from optimeter.optimizers.core.storage import (
     COARSE,
     SIGNED,
     STORAGES,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from measure.record import Place
-from measure.sweep import BYTES, SECONDS, Job, in_a_line, scaled, told_apart
+from optimeter.measure.jobs.sweep import BYTES, SECONDS, Job, in_a_line, scaled, told_apart
+from optimeter.measure.records.record import Place
 
 
 def job(label: str, **config: Any) -> Job:

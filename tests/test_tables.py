@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from measure.record import read_records
-from reports.decay import floor_step, share, weight_decay_curve
-from reports.page import build
-from reports.relative import relative_memory
-from reports.steps import optimizer_steps
-from reports.table import Table
+from optimeter.measure.records.record import read_records
+from optimeter.reports.documents.decay import floor_step, share, weight_decay_curve
+from optimeter.reports.documents.relative import relative_memory
+from optimeter.reports.page import build
+from optimeter.reports.steps import optimizer_steps
+from optimeter.reports.table import Table
 from tests.test_reports import record, spread, write
 
-LAYER = {"_target_": "workloads.Layer", "shape": [1024, 1024], "batch": 32, "steps": 8}
+LAYER = {"_target_": "optimeter.workloads.Layer", "shape": [1024, 1024], "batch": 32, "steps": 8}
 DECAY = {"wd_transition_steps": 1000, "wd_decay_factor": 0.7, "wd_min_ratio": 0.1}
 
 
@@ -123,10 +123,10 @@ def test_relative_memory_has_both_phases_and_both_references(tmp_path: Path) -> 
 
 
 def test_relative_memory_takes_one_phase_a_class_name_and_variants(tmp_path: Path) -> None:
-    target = {"optimizer_target": "optimizers.Automagic_CameAMP"}
+    target = {"optimizer_target": "optimeter.optimizers.Automagic_CameAMP"}
     small = {"arguments": {"storage": "8bit"}, **target}
-    write(tmp_path, state_of("optimizers.Automagic_CameAMP", 20.0, **target))
-    write(tmp_path / "b", state_of("optimizers.Automagic_CameAMP", 5.0, **small))
+    write(tmp_path, state_of("optimeter.optimizers.Automagic_CameAMP", 20.0, **target))
+    write(tmp_path / "b", state_of("optimeter.optimizers.Automagic_CameAMP", 5.0, **small))
     rows = rows_of(relative_memory(read_records(tmp_path)))
     assert [row["warm-up: of CameAMP"] for row in rows] == ["25.0 %", "100.0 %"]
     assert rows[0]["optimizer"] == "automagic_cameamp (storage=8bit)"
@@ -136,7 +136,7 @@ def test_relative_memory_takes_one_phase_a_class_name_and_variants(tmp_path: Pat
 
 
 def test_the_weight_decay_curve_is_the_formulas(tmp_path: Path) -> None:
-    target = {"optimizer_target": "optimizers.CustomAdamW"}
+    target = {"optimizer_target": "optimeter.optimizers.CustomAdamW"}
     other = DECAY | {"wd_transition_steps": 800, "wd_decay_factor": 0.65, "wd_min_ratio": 0.12}
     write(tmp_path, record("custom_adamw", arguments=DECAY, **target), record("b", arguments=other, **target))
     write(tmp_path / "off", record("c", arguments=DECAY | {"dynamic_weight_decay": False}, **target))

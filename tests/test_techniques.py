@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import optimizers
-from optimizers.techniques import (
+from optimeter import optimizers
+from optimeter.optimizers.core.techniques import (
     adopt,
     allora,
     cautious,

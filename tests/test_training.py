@@ -2,9 +2,9 @@
 
 import pytest
 
-from conf.build import about, build_workload, optimizer_builder
-from conf.child import settings_of
-from measure.run import Training
+from optimeter.measure.jobs.build import about, build_workload, optimizer_builder
+from optimeter.measure.jobs.child import settings_of
+from optimeter.measure.methods.train import Training
 from tests.conftest import composed, names
 
 OURS = [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-import workloads
-from workloads.base import packaged
+from optimeter import workloads
+from optimeter.workloads.core.workload import packaged
 
 SCHEDULE: dict[str, Any] = {"steps": 10}
 SMALL = [

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.base import HELD_OUT, Workload
-from workloads.manual import HELD_OUT_EVERY, TOPICS, topics
+from optimeter.workloads.core.manual import HELD_OUT_EVERY, TOPICS, topics
+from optimeter.workloads.core.workload import HELD_OUT, Workload
 
 HELD_OUT_PAIRS = 4096
 

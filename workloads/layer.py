@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workloads.base import HELD_OUT, Workload
+from optimeter.workloads.core.workload import HELD_OUT, Workload
 
 
 class Layer(Workload):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.base import HELD_OUT, Workload, packaged
+from optimeter.workloads.core.workload import HELD_OUT, Workload, packaged
 
 DIGITS = "sklearn/datasets/data/digits.csv.gz"
 SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.base import HELD_OUT, Workload
-from workloads.cache import Kept
-from workloads.diffusion import (
+from optimeter.workloads.core.cache import Kept
+from optimeter.workloads.core.diffusion import (
     DATA,
     DOWN,
     TRIPLES,
@@ -28,7 +27,8 @@ from workloads.diffusion import (
     noise_loss,
     predicted_noise,
 )
-from workloads.pretrained import SOURCES, Checkpoint
+from optimeter.workloads.core.pretrained import SOURCES, Checkpoint
+from optimeter.workloads.core.workload import HELD_OUT, Workload
 
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workloads.base import Workload
+from optimeter.workloads.core.workload import Workload
 
 NO_TASK = "bare shapes have no data and no loss; only measure=step runs on them"
 STD = 0.02  # of the weights

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.base import HELD_OUT, Workload
-from workloads.manual import HELD_OUT_EVERY, TOPICS, topics
-from workloads.pretrained import SOURCES, Checkpoint
+from optimeter.workloads.core.manual import HELD_OUT_EVERY, TOPICS, topics
+from optimeter.workloads.core.pretrained import SOURCES, Checkpoint
+from optimeter.workloads.core.workload import HELD_OUT, Workload
 
 PAD = 0  # also what the decoder starts with: T5Config has no default for it
 PUBLISHED = {"vocab_size": 32_128, "dropout_rate": 0.1, "decoder_start_token_id": PAD}

@@ -1,0 +1,1 @@
+"""What a device can tell: stamps in time, its allocator, its names."""

@@ -1,0 +1,192 @@
+"""The one place where names in a configuration become classes and objects.
+
+A `_target_` runs code: a configuration is a program. Whatever the name resolves to must be a subclass of
+`torch.optim.Optimizer` or of `Workload` before it is called, a class inside a class's arguments is refused, and a
+replayed configuration may only name packages on the list.
+"""
+
+import ast
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from optimeter.conf import Refused, Unsupported
+from optimeter.conf.check import ABOUT, nearest
+from optimeter.measure.jobs.environment import installed
+from optimeter.workloads.core.workload import Workload, content_hash, packaged
+
+Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
+KINDS: dict[str, type] = {"optimizer": Optimizer, "baseline": Optimizer, "workload": Workload}
+# Top-level package → the distribution to install; the only targets that a replayed configuration may name.
+PEERS = {
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "transformers": "transformers",
+    "schedulefree": "schedulefree",
+    "prodigyopt": "prodigyopt",
+    "pytorch_optimizer": "pytorch-optimizer",
+}
+LISTED = ("optimeter.optimizers.", "optimeter.workloads.", "torch.optim.", *(f"{name}." for name in PEERS))
+OURS = ("optimeter",)
+distributions = cache(packages_distributions)
+
+
+def resolve(part: str, spec: dict[str, Any], listed_only: bool = False) -> type:
+    """The class that `spec` names. Raises Refused, or Unsupported where a known package is not installed."""
+    target = spec["_target_"]
+    where = f"{part}._target_={target}"
+    if listed_only and not target.startswith(LISTED):
+        raise Refused(f"{where}: a replayed configuration may only name {', '.join(LISTED)}…")
+    found = _locate(where, target, about(spec)["package"])
+    if not (isinstance(found, type) and issubclass(found, KINDS[part])):
+        base = f"{KINDS[part].__module__.removesuffix('.optimizer')}.{KINDS[part].__name__}"
+        raise Refused(f"{where} is not {'an' if part == 'optimizer' else 'a'} {part}: not a subclass of {base}")
+    return found
+
+
+def _locate(where: str, target: str, package: str | None) -> Any:
+    """Import the longest prefix of a dotted path that is a module, then follow the attributes."""
+    names = target.split(".")
+    if len(names) < 2 or not all(name.isidentifier() for name in names):
+        raise Refused(f"{where}: not a dotted path package.Class")
+    found, left = _import(where, names, package)
+    for name in left:
+        if not hasattr(found, name):
+            raise Refused(f"{where}: no {name} in {getattr(found, '__name__', found)}{nearest(name, dir(found))}")
+        found = getattr(found, name)
+    return found
+
+
+def _import(where: str, names: list[str], package: str | None) -> tuple[Any, list[str]]:
+    for length in range(len(names) - 1, 0, -1):
+        module = ".".join(names[:length])
+        try:
+            return importlib.import_module(module), names[length:]
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if module == missing or module.startswith(f"{missing}."):
+                continue  # it is the target's own module that is not there: try a shorter path
+            raise Unsupported(f"pip install {missing.partition('.')[0]}: {names[0]} needs it") from error
+    wanted = package or PEERS.get(names[0])
+    if wanted:
+        raise Unsupported(f"pip install {wanted}")
+    raise Refused(f"{where}: there is no module {names[0]}; pip install it, or run where its file is")
+
+
+def about(spec: dict[str, Any]) -> dict[str, Any]:
+    """What the YAML says about an optimizer, with the defaults filled in."""
+    return ABOUT | (spec.get("about") or {})
+
+
+def arguments(spec: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments: everything but `about` and Hydra's own underscored keys."""
+    return {key: value for key, value in spec.items() if key != "about" and not (key[0] == key[-1] == "_")}
+
+
+def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
+    """Raise Refused for an argument that the constructor does not take, or one that it needs and lacks."""
+    given = arguments(spec)
+    parameters = inspect.signature(cls).parameters
+    known = accepted(parameters)
+    for key in given:
+        if known is not None and key not in known:
+            raise Refused(f"{part}.{key}: {cls.__name__} takes no such argument{nearest(key, known)}")
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    for name in needed if part == "workload" else needed[1:]:
+        if name not in given:
+            raise Refused(f"{part}.{name} must be given: {cls.__name__} has no default for it; +{part}.{name}=…")
+
+
+def accepted(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
+    """The names that a signature takes, those of ``**common: Unpack[SomeTypedDict]`` too; None where it takes any."""
+    names = set(parameters)
+    for p in parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            if get_origin(p.annotation) is not Unpack:
+                return None
+            names = (names | set(get_type_hints(get_args(p.annotation)[0]))) - {p.name}
+    return names
+
+
+def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str = "optimizer") -> Build:
+    """A function from (name, parameter) pairs to the optimizer."""
+    cls, named = resolve(part, spec, listed_only), about(spec)["parameters"] == "named"
+
+    def build(parameters: Sequence[tuple[str, Tensor]]) -> Optimizer:
+        return cls(parameters if named else [p for _, p in parameters], **arguments(spec))
+
+    return build
+
+
+def build_workload(spec: dict[str, Any], listed_only: bool = False) -> Workload:
+    """The workload; raises Refused for arguments that its constructor rejects."""
+    cls = resolve("workload", spec, listed_only)
+    return cls(**arguments(spec))
+
+
+def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict[str, Any]:
+    """What makes two classes of the same name the same: the version of their package, or their source files.
+
+    An installed package is not imported for it. A module of the user's or of ours is, and those that it uses are
+    followed as far as they are the user's or ours too.
+    """
+    top = spec["_target_"].partition(".")[0]
+    spec_of_top = PathFinder.find_spec(top)
+    if spec_of_top and spec_of_top.origin and not _is_editable(top, Path(spec_of_top.origin)):
+        return {"sources": {}, "package": _package_version(top), "data": {}}
+    cls = resolve(part, spec, listed_only)
+    files: dict[str, str] = {}
+    seen, queue = set(), [cls.__module__]
+    while queue:
+        name = queue.pop()
+        module = sys.modules.get(name)
+        path = getattr(module, "__file__", None)
+        if name in seen or not path or not _is_editable(name, Path(path)):
+            continue
+        seen.add(name)
+        files[name] = content_hash(Path(path))
+        queue += imported(module)
+    data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
+    made_of = {name: installed(name) for name in getattr(cls, "libraries", ())}
+    libraries = {"libraries": made_of} if made_of else {}
+    return {"sources": files, "package": _package_version(top), "data": data} | libraries
+
+
+def imported(module: Any) -> list[str]:
+    """The full names of what a module's source imports, wherever in it, as modules or from them."""
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    names = []
+    for node in ast.walk(ast.parse(Path(module.__file__).read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            with suppress(ImportError):  # a relative import that leads out of the package
+                source = resolve_name("." * node.level + source, package) if node.level else source
+            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _is_editable(module: str, path: Path) -> bool:
+    """Ours, or not inside an installed package or the standard library, whose versions stand in the record."""
+    installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
+    standard = path.is_relative_to(Path(inspect.__file__).parent) and not installed
+    return module.partition(".")[0] in OURS or not (installed or standard)
+
+
+def _package_version(top: str) -> str | None:
+    for distribution in distributions().get(top, ()):
+        with suppress(PackageNotFoundError):
+            return f"{distribution} {version(distribution)}"
+    return None

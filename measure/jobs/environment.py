@@ -1,0 +1,124 @@
+"""Where a run was made: source state, versions, processor, GPU, flags. No host, user or remote names."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = (
+    *("torch", "triton", "numpy", "hydra-core", "scikit-learn", "bitsandbytes", "torchao"),
+    *("transformers", "diffusers", "peft", "schedulefree", "prodigyopt", "pytorch-optimizer"),
+)
+VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
+    *("CUBLAS_WORKSPACE_CONFIG", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET"),
+)
+
+
+def describe(device: str | None) -> dict[str, Any]:
+    """The record's `environment` block; what cannot be told is None, or a dict with a `reason`."""
+    import torch
+
+    return {
+        "optimeter": installed("optimeter"),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := installed(name))},
+        "cpu": processor() | {"threads": torch.get_num_threads()},
+        "gpu": graphics(device) if device == "cuda" else None,
+        "flags": {
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def installed(package: str) -> str | None:
+    """The version of a distribution, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the project, and whether and how its files differ from it."""
+    try:
+        if Path(_git("rev-parse", "--show-toplevel").strip()).resolve() != PROJECT:
+            return {"reason": "the project is not run from its repository"}
+        commit, changes = _git("rev-parse", "HEAD").strip(), _git("status", "--porcelain")
+        difference = hashlib.sha256((_git("diff", "HEAD") + changes).encode()).hexdigest() if changes else None
+        return {"commit": commit, "dirty": bool(changes), "difference_sha256": difference}
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"reason": f"git: {type(error).__name__}"}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20, errors="replace").stdout
+
+
+def processor() -> dict[str, Any]:
+    """Model, cores, memory in bytes and the frequency governor of the CPU."""
+    import psutil
+
+    return {
+        "model": _first(_lines("/proc/cpuinfo"), "model name") or platform.processor() or None,
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "governor": next(iter(_lines("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")), None),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _first(lines: Iterable[str], key: str) -> str | None:
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+
+
+def graphics(device: str) -> dict[str, Any]:
+    """Name, memory, capability, CUDA and driver of the GPU."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    block = {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    try:
+        import pynvml
+
+        from optimeter.measure.devices.gpu import handle
+
+        gpu = handle()
+        block |= {"driver": pynvml.nvmlSystemGetDriverVersion()}
+        block |= {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3}
+        block |= {"other_processes": len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)) - 1}
+    except Exception as error:  # whatever NVML says, the run goes on without these
+        block |= {"driver": None, "reason": f"NVML: {type(error).__name__}: {error}"}
+    return block
+
+
+def scrub(text: str) -> str:
+    """`text` without the path of the home folder and of the working folder."""
+    for path, stand_in in ((str(PROJECT), "optimeter"), (os.getcwd(), "."), (str(Path.home()), "~")):
+        if len(path) > 1:
+            text = text.replace(path, stand_in)
+    return text

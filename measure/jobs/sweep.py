@@ -1,0 +1,184 @@
+"""A list of runs, one after the other, each in its own process: kept if finished, recorded whatever happens."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from optimeter.measure.jobs.environment import scrub
+from optimeter.measure.jobs.isolate import run_isolated
+from optimeter.measure.jobs.progress import Progress
+from optimeter.measure.records.record import FAILED, LOG, SCHEMA, Place, flat
+
+# Every key of a record, for runs that end before they can fill it.
+EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
+EMPTY |= dict.fromkeys(("weights", "parameters", "memory", "time", "quality", "checks"))
+
+BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
+SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where its record goes, what the child is given, and what of the record is known before it starts."""
+
+    label: str
+    place: Place
+    payload: dict[str, Any]
+    known: dict[str, Any]
+    config_yaml: str
+    limit_seconds: float | None = None
+    rerun: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one run of a sweep ended; `kept` where it had been made before."""
+
+    job: Job
+    status: str
+    reason: str | None
+    kept: bool = False
+    summary: str = ""  # what was found, in a line
+
+    def line(self) -> str:
+        """The run's line of the summary."""
+        said = self.reason or self.summary
+        words = f"  {said}" if said else ""
+        return f"{'kept' if self.kept else self.status:<12}{self.job.label:<44} {self.job.place.folder}{words}"
+
+
+def told_apart(jobs: list[Job]) -> list[Job]:
+    """The same jobs; where labels are alike, what differs in their configurations stands behind the label."""
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in jobs:
+        alike[job.label].append(flat(job.known["config"]))
+
+    def label(job: Job) -> str:
+        own, others = flat(job.known["config"]), alike[job.label]
+        differing = [name for name, value in own.items() if any(name in o and o[name] != value for o in others)]
+        words = [f"{name.rpartition('.')[2]} {own[name]}" for name in differing]
+        return ", ".join(dict.fromkeys([job.label, *words]))
+
+    return [replace(job, label=label(job)) for job in jobs]
+
+
+def in_a_line(result: Mapping[str, Any]) -> str:
+    """What a run found, as far as it fits into the line that tells how it ended."""
+    if result.get("plan"):
+        return planned(result["plan"])
+    return trained(result) if result["status"] == "ok" and result.get("quality") else ""
+
+
+def trained(result: Mapping[str, Any]) -> str:
+    """A trained run in one line: "loss 6.554 → 2.565, 46 ms a step, peak 36.2 MB in backward, 1.7 MB the optimizer's".
+
+    The optimizer's: its state and the temporary memory of its step, the most that another one could save.
+    """
+    quality, memory, step = result["quality"], result["memory"], result["time"]["step"]
+    parts = [f"loss {quality['first_loss']:.4g} → {quality['final_loss']:.4g}"]
+    if step:
+        parts.append(f"{scaled(step['median'], SECONDS)} a step")
+    if peaks := memory["peak_bytes"]:
+        phase = max((name for name in peaks if name != "overall"), key=peaks.__getitem__)
+        own = memory["state_bytes"] + memory["transient_bytes"]
+        parts += [f"peak {scaled(peaks['overall'], BYTES)} in {phase}", f"{scaled(own, BYTES)} the optimizer's"]
+    return ", ".join(parts)
+
+
+def scaled(value: float, units: Mapping[str, float]) -> str:
+    """A number in the largest unit of which there is one: "36.2 MB"."""
+    name, size = next(((name, size) for name, size in units.items() if value >= size), list(units.items())[-1])
+    return f"{value / size:.4g} {name}"
+
+
+def planned(plan: dict[str, Any]) -> str:
+    """A plan in one line: "180.9 GB: 45.2 parameters, 45.2 gradients, 90.5 state, 0.1 step; fits 192 GB"."""
+    names = {"parameter_bytes": "parameters", "gradient_bytes": "gradients", "state_bytes": "state"}
+    names |= {"transient_bytes": "step"}
+    unit, size = ("GB", 1e9) if plan["total_bytes"] >= 1e9 else ("MB", 1e6)
+    parts = ", ".join(f"{plan[key] / size:.4g} {name}" for key, name in names.items() if plan[key] is not None)
+    cards = [card for card, fits in plan["fits"].items() if fits]
+    room = f"fits {cards[0]} GB" if cards else "fits no common card"
+    return f"{plan['total_bytes'] / size:.4g} {unit}: {parts}; {room}"
+
+
+def run_jobs(jobs: list[Job], make: Callable[..., Any]) -> list[Ending]:
+    """Make or keep every run, in order; Ctrl-C leaves the rest out.
+
+    `make(payload, folder, send)` runs in the child and returns the record's blocks. Runs that another bench.py holds
+    are left until last and then waited for.
+    """
+    endings: dict[int, Ending] = {}
+    with Progress(len(jobs)) as progress, suppress(KeyboardInterrupt):
+        for wait in (False, True):
+            for number, job in enumerate(jobs):
+                ending = None if number in endings else _make_or_keep(job, make, wait, progress)
+                if ending:
+                    endings[number] = ending
+                    progress.end(job.label, ending.status, ending.kept)
+                    if ending.status == "interrupted":
+                        raise KeyboardInterrupt
+    return [endings[number] for number in sorted(endings)]
+
+
+def exit_code(jobs: list[Job], endings: list[Ending]) -> int:
+    """130 interrupted, 2 some run failed, 0 otherwise."""
+    if len(endings) < len(jobs) or any(ending.status == "interrupted" for ending in endings):
+        return 130
+    return 2 if any(ending.status in FAILED for ending in endings) else 0
+
+
+def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Progress) -> Ending | None:
+    """None where another bench.py is making this run and we do not wait."""
+    if kept := _kept(job):
+        return kept
+    with job.place.lock(wait) as mine:
+        if not mine:
+            return None
+        if kept := _kept(job):  # made by the other one in the meantime
+            return kept
+        progress.begin(job.label)
+        return _make(job, make, progress)
+
+
+def _kept(job: Job) -> Ending | None:
+    result = None if job.rerun else job.place.finished()
+    return Ending(job, result["status"], result["reason"], True, in_a_line(result)) if result else None
+
+
+def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
+    started, begin = now(), time.monotonic()
+    job.place.begin(job.config_yaml)
+    folder = job.place.part
+    last: list[tuple] = []
+
+    def on_message(message: tuple) -> None:
+        last[:] = [message]
+        progress.news(message)
+
+    try:
+        outcome = run_isolated(
+            make, job.payload, folder, log=folder / LOG, limit_seconds=job.limit_seconds, on_message=on_message
+        )
+        after = f" after step {last[0][0]} of {last[0][1]}" if last else ""
+        status = "timeout" if outcome.timed_out else "crashed"
+        blocks = outcome.result or {"status": status, "reason": f"{outcome.describe()}{after}; see {LOG}"}
+    except KeyboardInterrupt:
+        blocks = {"status": "interrupted", "reason": "stopped with Ctrl-C"}
+    blocks["reason"] = scrub(blocks["reason"]) if blocks["reason"] else None
+    if blocks.get("time"):
+        blocks["time"]["wall"] = time.monotonic() - begin
+    result = EMPTY | job.known | blocks | {"started": started, "finished": now()}
+    if (folder / LOG).exists():  # a record may be published
+        (folder / LOG).write_text(scrub((folder / LOG).read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    job.place.commit(result)
+    return Ending(job, result["status"], result["reason"], summary=in_a_line(result))
+
+
+def now() -> str:
+    """The date and time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

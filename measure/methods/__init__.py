@@ -1,0 +1,1 @@
+"""The ways to measure, and the training loop that they share."""

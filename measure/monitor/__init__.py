@@ -1,0 +1,1 @@
+"""What watches a training loop: OptimizerMonitor and what it looks with."""

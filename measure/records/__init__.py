@@ -1,0 +1,1 @@
+"""What a run leaves behind: the record, its folder, reading it back."""

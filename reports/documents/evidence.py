@@ -1,0 +1,270 @@
+"""What records say about a claim: each kind of figure is a small function of the runs that a query finds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from optimeter.measure.records.record import Record
+from optimeter.reports.comparison import interval
+from optimeter.reports.documents.expression import evaluate
+from optimeter.reports.group import Group, Setting, at, doubts, settings
+
+Query = dict[str, Any]
+ONE_SEED = "one seed"
+ONE_RATE = "one learning rate"
+UNREACHED, OUTDONE = "not reached", "not reached by the other"  # the figure is the best, the worst that it could be
+BOTH = "not reached by both"
+TARGET = "quality.steps_to_target"
+UNSTEADINESS = "unsteadiness"  # not a name in a record: worked out from its lines
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number from the records of one setting, its interval where there is one, and why it may not be judged."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    label: str = ""
+    records: tuple[Record, ...] = ()
+    doubt: str = ""  # of a figure that is shown and not judged
+    bound: str = ""  # UNREACHED, OUTDONE or BOTH: of a figure that stands for others
+
+
+def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
+    """One figure for each setting in which the query's runs, finished and sound, are all there."""
+    where = {"measure": "train"} | query.get("where", {})
+    make = PAIRED if "to" in query else ALONE
+    asked = [record for record in records if matches(record, where)]
+    found = []
+    for setting in settings(asked, measure=where["measure"]):
+        sides = [candidates(setting, query.get(side, {})) for side in ("of", "to") if side in query or side == "of"]
+        chosen = [best(side, query.get("field")) for side in sides if side]
+        if len(chosen) == len(sides) and (figure := make[kind](query, *chosen)):
+            if query.get("seeds") and "to" in query and min(map(len, map(rates, sides))) < 2:
+                figure = replace(figure, doubt=figure.doubt or ONE_RATE)  # nobody knows whether it suits both
+            found.append(_labelled(figure, setting, chosen))
+    # Beside settings of several seeds one of a single seed decides nothing.
+    return [figure for figure in found if figure.doubt != ONE_SEED] or found
+
+
+def rates(groups: Sequence[Group]) -> set[Any]:
+    """The learning rates among them."""
+    return {at(group.records[0].result, "config", "optimizer", "lr") for group in groups}
+
+
+def _labelled(figure: Figure, setting: Setting, groups: Sequence[Group]) -> Figure:
+    names, seeds = " / ".join(group.label for group in groups), min(len(group.records) for group in groups)
+    many = f", {seeds} seeds" if seeds > 1 else ""
+    return replace(figure, label=f"{names} on {described(setting)}{many}")
+
+
+def described(setting: Setting) -> str:
+    """The workload with what shapes its model, the steps, the device: `layer 1024×1024, 8 steps, cpu`."""
+    own = setting.conditions
+    parts = [own["workload_name"], own.get("workload.size")]
+    parts += ["×".join(map(str, shape))] if isinstance(shape := own.get("workload.shape"), list) else []
+    parts += [f"{name} {size}" for name in ("rows", "dim", "rank") if (size := own.get(f"workload.{name}")) is not None]
+    device = own["machine"] if own["device"] == "cuda" else own["device"]
+    measure = at(setting.records[0].result, "measure")
+    how = f"{own.get('steps', 0):,} steps" if measure == "train" else measure
+    dtype = None if own.get("dtype") == "float32" else own.get("dtype")
+    return ", ".join(filter(None, (" ".join(filter(None, parts)), how, dtype, device)))
+
+
+def candidates(setting: Setting, wanted: Query) -> list[Group]:
+    """The groups that are asked for, with their sound runs: one a seed, that which was evaluated most often."""
+    found = []
+    for group in setting.groups:
+        sound = [record for record in group.ok if not doubts(record)]
+        if sound and matches(sound[0], wanted):
+            sound.sort(key=lambda record: len(at(record.result, "quality", "evaluations") or ()))
+            by_seed = {record.result["seed"]: record for record in sound}
+            found.append(Group(group.label, group.key, tuple(by_seed[seed] for seed in sorted(by_seed))))
+    return found
+
+
+def best(groups: Sequence[Group], field: str | None = None) -> Group:
+    """Of one optimizer with several learning rates the best: most seeds, then the lowest final loss.
+
+    For a figure about the steps to a target: most seeds that reached it, then the fewest steps.
+    """
+
+    def rank(group: Group) -> tuple[float, ...]:
+        steps = [at(record.result, "quality", "steps_to_target") for record in group.records]
+        reached = [one for one in steps if one is not None]
+        loss = group.median("quality", "final_loss")
+        own: tuple[float, ...] = (float("inf") if loss is None else loss,)
+        if field == TARGET:
+            own = (-len(reached), sum(reached) / len(reached) if reached else 0.0, *own)
+        return (-len(group.records), *own)
+
+    return min(groups, key=rank)
+
+
+def matches(record: Record, wanted: Query) -> bool:
+    """Whether a run has all of these: a name is of its result, with a dot of its configuration; a list is a choice."""
+    return all(_fits(_found(record, name), value) for name, value in wanted.items())
+
+
+def _found(record: Record, name: str) -> Any:
+    return at(record.result, "config", *name.split(".")) if name not in record.result else record.result[name]
+
+
+def _fits(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(found, (int, float)) and wanted["at_least"] <= found
+    return found == wanted or (isinstance(wanted, list) and found in wanted)
+
+
+def read(record: Record, expression: str) -> float | None:
+    """The value of an expression over a record; `first` and `last` are its first and last sampled lines."""
+    if expression == UNSTEADINESS:
+        return unsteadiness(record)
+    if "first." in expression or "last." in expression:
+        sampled = [line for line in record.steps() if "update_norm" in line] or [{}]
+        whole = record.result | {"first": sampled[0], "last": sampled[-1]}
+    else:
+        whole = record.result
+    return worked_out(expression, whole)
+
+
+def worked_out(expression: str, names: dict[str, Any]) -> float | None:
+    """The value of an expression over nested names."""
+    return evaluate(expression, lambda path: at(names, *path))
+
+
+def unsteadiness(record: Record) -> float | None:
+    """Median change of the training loss between two recorded steps, over their median loss; second half of the run."""
+    every = at(record.result, "config", "record_every") or 1  # sampled steps lie between, of some optimizers more
+    lines = (line for line in record.steps() if line["step"] % every == 0)
+    losses = [line["loss"] for line in lines if line.get("loss") is not None]
+    half = losses[len(losses) // 2 :]
+    changes = [abs(b - a) for a, b in pairwise(half)]
+    return median(changes) / middle if changes and (middle := abs(median(half))) else None
+
+
+def _spread(values: Sequence[float], records: tuple[Record, ...], seeds: bool) -> Figure | None:
+    """Mean over seeds with its interval where the claim is about quality, else the median."""
+    if not values:
+        return None
+    if not seeds:
+        return Figure(median(values), records=records)
+    low, high = interval(values) or (None, None)
+    doubt = ONE_SEED if len(values) == 1 else ""
+    return Figure(sum(values) / len(values), low, high, records=records, doubt=doubt)
+
+
+def value(query: Query, group: Group) -> Figure | None:
+    """The field itself; `low` and `high` name the fields of its interval."""
+    known = [(found, record) for record in group.ok if (found := read(record, query["field"])) is not None]
+    figure = _spread([found for found, _ in known], tuple(record for _, record in known), query.get("seeds", False))
+    if figure and "low" in query:
+        ends = [[read(record, query[end]) for _, record in known] for end in ("low", "high")]
+        lows, highs = ([end for end in column if end is not None] for column in ends)
+        figure = replace(figure, low=min(lows, default=None), high=max(highs, default=None))
+    return figure
+
+
+def fall(query: Query, group: Group) -> Figure | None:
+    """The share of the held-out loss's fall that the first `by` steps brought."""
+    shares, used = [], []
+    for record in group.ok:
+        points = [(at(one, "step"), at(one, "loss")) for one in at(record.result, "quality", "evaluations") or ()]
+        losses = {step: loss for step, loss in points if loss is not None}
+        if query["by"] in losses and (whole := losses[min(losses)] - losses[max(losses)]) > 0:
+            shares.append((losses[min(losses)] - losses[query["by"]]) / whole)
+            used.append(record)
+    return _spread(shares, tuple(used), query.get("seeds", False))
+
+
+def rows(query: Query, group: Group) -> Figure | None:
+    """How many of the printed numbers a run's steps have, each within `within`."""
+    record = group.ok[0]
+    found = {line["step"]: worked_out(query["field"], line) for line in record.steps()}
+    right = [
+        abs(own - printed) <= query["within"]
+        for step, printed in query["printed"].items()
+        if (own := found.get(step)) is not None
+    ]
+    return Figure(float(sum(right)), records=(record,)) if len(right) == len(query["printed"]) else None
+
+
+def paired(combine: Callable[[float, float], float]) -> Callable[[Query, Group, Group], Figure | None]:
+    """A figure of two groups, seed by seed."""
+
+    def figure(query: Query, group: Group, other: Group) -> Figure | None:
+        base = {record.result["seed"]: record for record in other.ok}
+        pairs = [(record, base[seed]) for record in group.ok if (seed := record.result["seed"]) in base]
+        values, used, bounds = [], [], set()
+        for pair in pairs:
+            ours, theirs = (read(record, query["field"]) for record in pair)
+            if "unreached" in query and (ours is None) != (theirs is None):
+                bounds.add(UNREACHED if ours is None else OUTDONE)
+                ours, theirs = (
+                    read(record, query["unreached"]) if one is None else one
+                    for record, one in zip(pair, (ours, theirs), strict=True)
+                )
+            if ours is not None and theirs:
+                values.append(combine(ours, theirs))
+                used.append(pair)
+        made = _spread(values, tuple(record for pair in used for record in pair), query.get("seeds", False))
+        if made and "spread" in query:
+            made = _apart(made, query["spread"], combine, used)
+        if made and query["field"] == TARGET:
+            made = _grained(made, combine, used)
+        if made and bounds:
+            made = replace(made, bound=bounds.pop() if len(bounds) == 1 else BOTH)
+        return made
+
+    return figure
+
+
+def _grained(
+    figure: Figure, combine: Callable[[float, float], float], pairs: Sequence[tuple[Record, Record]]
+) -> Figure:
+    """With its interval made wider by what evaluating only now and then leaves open."""
+    grains = []
+    for pair in pairs:
+        (a, first), (b, base) = map(_reached, pair)
+        values = [combine(one, other) for one in (a, first) for other in (b, base) if other]
+        grains.append((min(values) - combine(first, base), max(values) - combine(first, base)))
+    wider = [sum(column) / len(grains) for column in zip(*grains, strict=True)]
+    low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
+    return replace(figure, low=(low or 0.0) + wider[0], high=(high or 0.0) + wider[1])
+
+
+def _reached(record: Record) -> tuple[float, float]:
+    """The first and the last step at which the target can have been reached; the whole run twice where it was not."""
+    step = read(record, TARGET)
+    if step is None:
+        return (float(record.result["steps"]),) * 2
+    evaluated = (one["step"] for one in at(record.result, "quality", "evaluations") or ())
+    return max((before + 1.0 for before in evaluated if before < step), default=step), float(step)
+
+
+def _apart(
+    figure: Figure,
+    ends: Sequence[str],
+    combine: Callable[[float, float], float],
+    pairs: Sequence[tuple[Record, Record]],
+) -> Figure:
+    """With the interval that the spread of steps inside separate runs leaves."""
+    reached = []
+    for ours, theirs in pairs:
+        for one, other in (ends, ends[::-1]):
+            a, b = read(ours, one), read(theirs, other)
+            reached += [combine(a, b)] if a is not None and b else []
+    if not reached:
+        return figure
+    return replace(figure, low=min(reached), high=max(reached))
+
+
+ALONE: dict[str, Callable[[Query, Group], Figure | None]] = {"value": value, "fall": fall, "rows": rows}
+PAIRED: dict[str, Callable[[Query, Group, Group], Figure | None]] = {
+    "ratio": paired(lambda a, b: a / b),
+    "saving": paired(lambda a, b: 1 - a / b),
+    "difference": paired(lambda a, b: a - b),
+}
