@@ -220,7 +220,7 @@ def test_both_learn_through_bench_and_say_what_they_started_from(bench: Callable
         assert record["checks"]["frozen_unchanged"]
         assert record["memory"]["predicted_state_bytes"] == record["memory"]["state_bytes"]
     done = subprocess.run(
-        [sys.executable, "-m", "reports", str(ran.folder / "runs" / "default")],
+        [sys.executable, "-m", "optimeter.reports", str(ran.folder / "runs" / "default")],
         cwd=PROJECT,
         capture_output=True,
         text=True,
