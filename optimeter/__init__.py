@@ -8,6 +8,7 @@ Each name is imported when it is asked for. The rooms stand at the top of the re
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from optimeter.measure.methods.plan import plan as plan
     from optimeter.measure.monitor.monitor import OptimizerMonitor as OptimizerMonitor
     from optimeter.measure.records.record import Record as Record
-    from optimeter.measure.records.record import read_records as load
     from optimeter.reports.table import Table as Table
     from optimeter.workloads import Workload as Workload
 
@@ -31,11 +31,17 @@ NEED_TORCH = {
 WITHOUT_TORCH = {
     "Record": ("optimeter.measure.records.record", "Record"),
     "Table": ("optimeter.reports.table", "Table"),
-    "load": ("optimeter.measure.records.record", "read_records"),
 }
 PUBLIC = NEED_TORCH | WITHOUT_TORCH
 
 __all__ = ["OptimizerMonitor", "Record", "Table", "Workload", "load", "optimizers", "plan", "workloads"]
+
+
+def load(folder: str | Path) -> "list[Record]":
+    """The records that lie anywhere under `folder`, such as "runs" or "runs/NAME"; what is none is named on stderr."""
+    from optimeter.measure.records.record import read_records
+
+    return read_records(Path(folder))
 
 
 def _import_installed_torch() -> None:
