@@ -38,7 +38,6 @@ check: $(FOR_TEST) ## lint and types alone
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy bench.py
 
 report: $(FOR_BENCH) ## rebuild the report of the tour, or of RUN=runs/NAME
 	$(PYTHON) -m reports $(or $(RUN),$(TOUR))
@@ -50,9 +49,9 @@ $(PYTHON):
 	$(PYTHON3) -m venv $(VENV)
 
 $(FOR_BENCH): $(PYTHON) pyproject.toml constraints.txt
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[all]'
 	touch $@
 
 $(FOR_TEST): $(PYTHON) pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[test,peers]'
+	$(INSTALL) --editable '.[all,test,peers]'
 	touch $@ $(FOR_BENCH)
