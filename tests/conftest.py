@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from optimeter.conf import CONF
 from optimeter.conf.compose import complete
+from tests.twice import loaded_twice
 
 PROJECT = Path(__file__).resolve().parent.parent
 STUDY = PROJECT / "reports" / "documents"  # of the five documents: a folder of tables and sweeps, as a user's may be
@@ -37,6 +38,13 @@ def composed(*overrides: str) -> dict[str, Any]:
     assert isinstance(config, dict)
     complete(config, None)  # type: ignore[arg-type]
     return config  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_name_for_each_file() -> Iterator[None]:
+    """After the last test: none of our files was loaded under two names."""
+    yield
+    assert loaded_twice() == []
 
 
 class Ran(subprocess.CompletedProcess):
