@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.base import HELD_OUT, Workload
+from workloads.base import HELD_OUT, Workload, draw_labels
 from workloads.manual import HELD_OUT_EVERY, TOPICS, topics
 from workloads.pretrained import SOURCES, Checkpoint
 
@@ -159,7 +159,7 @@ class T5(Workload):
     ) -> tuple[Tensor, int]:
         """Each target token is drawn on its own, given the true ones before it."""
         found = logits(model, batch)
-        labels = found.detach().softmax(1).multinomial(1, generator=generator).squeeze(1)
+        labels = draw_labels(found, generator)
         return F.cross_entropy(found, labels), len(labels)
 
 
