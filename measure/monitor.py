@@ -70,7 +70,8 @@ class OptimizerMonitor:
         self.settling_seconds = 0.0  # spent on turning steps into lines, all in all
         self.steps = 0
         self.elapsed: float | None = 0.0  # seconds of all steps read back so far, estimates too, if they could be told
-        self.allocator_state_bytes: int | None = None
+        self.allocator_state_bytes: int | None = None  # what the first steps allocated and left
+        self.walked_bytes: dict[str, int] = {}  # by type of device, after the same steps
         self._held: int | None = None
         self._handles: list[Any] = []
         self._estimates: list[Span] = []  # since the last step
@@ -136,9 +137,10 @@ class OptimizerMonitor:
         lr = self.optimizer.param_groups[0].get("lr")
         one.lr = lr.clone() if isinstance(lr, Tensor) else lr
         if one.sampled:
+        self._held = self.allocator.held(settled=True) if one.index <= STATE_IS_THERE_AFTER else None
+        if one.sampled:
             self.sampler.before(one)
             self.allocator.begin()
-        self._held = self.allocator.held() if one.index <= STATE_IS_THERE_AFTER else None
         self._host_begin, self._optimizer_begin = time.perf_counter(), self.clock.stamp()
         if one.sampled:
             one.excluded.append((now, self._optimizer_begin))
@@ -154,7 +156,8 @@ class OptimizerMonitor:
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
         self._end_phase("step", self.sampler.scratch_bytes)
         if self._held is not None:
-            grown = (self.allocator.held() or 0) - self._held
+            grown = (self.allocator.held(settled=True) or 0) - self._held
+            self.walked_bytes = self.ledger().by_device
             self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
         if one.sampled:
             self.sampler.after(one)
@@ -294,6 +297,7 @@ class OptimizerMonitor:
             "process_peak_bytes": process_peak_bytes(),
         }
 
+            "by_device": held.by_device,
     def _time(self) -> dict[str, Any]:
         block: dict[str, Any] = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
         if self.device.type != "cuda":

@@ -69,6 +69,15 @@ def test_walked_equals_predicted(name: str, device: str, monkeypatch: pytest.Mon
     assert held.share_8bit == in_8_bits
 
 
+def test_what_lies_where_is_told() -> None:
+    """torch's own Adam keeps its step on the host, wherever the weight is."""
+    p = nn.Parameter(torch.ones(3, device="meta"))
+    optimizer = torch.optim.Adam([p], foreach=False)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert ledger(optimizer).by_device == {"meta": 24, "cpu": 4}
+
+
 def test_a_paged_optimizer_is_predicted_without_its_pages() -> None:
     """Its pages are real memory, also where its tensors are fake."""
     paged: list[bool] = []
