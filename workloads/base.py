@@ -11,6 +11,10 @@ from torch import Generator, Tensor, nn
 TRAIN, HELD_OUT = "train", "held_out"
 
 
+class NoTask(NotImplementedError):
+    """A workload cannot be measured in the way that was asked for; the message says why."""
+
+
 class Workload:
     """A model, its data, its loss and its score.
 
