@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,21 @@ def composed(*overrides: str) -> dict[str, Any]:
     assert isinstance(config, dict)
     complete(config, None)  # type: ignore[arg-type]
     return config  # type: ignore[return-value]
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    """On CUDA, what waits for the device raises. The mode is the whole process's: it is set back whatever happens."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the mode a prototype once; as an error that would leave it set
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture(scope="session", autouse=True)
