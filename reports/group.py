@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from optimeter.measure.records.record import VOLATILE, Record, flat
+from optimeter.measure.records.naming import flat
+from optimeter.measure.records.record import VOLATILE, Record
 
 # What two compared runs may differ in: it changes neither the problem nor the training.
 FREE = (*VOLATILE, "optimizer", "seed", "eval_every", "record_every", "measure")

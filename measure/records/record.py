@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,11 +219,3 @@ def in_short(error: Exception) -> str:
     """What went wrong, in a line."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """The leaves of a nested configuration by their full names, `workload.size`."""
-    found: dict[str, Any] = {}
-    for name, part in nested.items():
-        found |= flat(part, f"{path}{name}.") if isinstance(part, Mapping) else {path + name: part}
-    return found
