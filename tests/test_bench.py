@@ -48,7 +48,15 @@ SCHEMA = {
     *("quality", "checks", "started", "finished", "data", "weights", "missing"),
 }
 MEMORY = {
-    *("state_bytes", "state_bytes_per_parameter", "by_role", "by_dtype", "state_8bit_share", "predicted_state_bytes"),
+    *(
+        "state_bytes",
+        "state_bytes_per_parameter",
+        "by_role",
+        "by_dtype",
+        "by_device",
+        "state_8bit_share",
+        "predicted_state_bytes",
+    ),
     *(
         "allocator_state_bytes",
         "unexplained_bytes",
