@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from optimeter import workloads
+from optimeter.measure.devices.base import SETTLE_EVERY
 from optimeter.measure.methods.settings import Settings, scheduler
 from optimeter.measure.methods.train import Training
-from optimeter.measure.monitor.observation import SETTLE_EVERY
 from optimeter.workloads import MLP, Toy, Workload
 
 

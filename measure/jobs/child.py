@@ -17,11 +17,15 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
+    from optimeter.measure.devices import resolve
     from optimeter.measure.jobs.build import identity
     from optimeter.measure.jobs.environment import describe
 
-    resolved = resolve_device(device)
-    send({"device": resolved, "device_name": device_name(resolved), "environment": describe(resolved)})
+    try:
+        found = resolve(device)
+        send({"device": found.name, "device_name": found.label(), "environment": describe(found)})
+    except ValueError as reason:
+        send({"device": None, "reason": str(reason), "device_name": None, "environment": describe(None)})
     for part in parts:
         send(_answer("identity", identity, part))
 
@@ -70,23 +74,6 @@ def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, An
         return {"refused": f"{part[0]}: {error}"}
 
 
-def resolve_device(device: str) -> str | None:
-    """ "auto" is CUDA where torch can use it; None for "cuda" where it cannot: that is refused, never replaced."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if available else "cpu"
-    return None if device == "cuda" and not available else device
-
-
-def device_name(device: str | None) -> str | None:
-    """The GPU's name, or "cpu"."""
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else device
-
-
 def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
     """Build what the configuration names and measure it: the blocks of the record, whatever happens."""
     import traceback
@@ -101,7 +88,7 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    from optimeter.measure.devices.gpu import GpuWatch
+    from optimeter.measure.devices import device_for
     from optimeter.measure.jobs.build import build_workload, optimizer_builder, resolve
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.methods.train import Training
@@ -131,9 +118,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
 
         training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), progress)
         weights = {"weights": workload.provenance() or None}
-        if payload["device"] != "cuda":
-            return training.run() | weights | {"compiled": compiled()}
-        with GpuWatch() as watch:
+        with device_for(payload["device"]).watch() as watch:
             blocks = training.run()
         return blocks | weights | {"gpu": watch.summary(), "compiled": compiled()}
 
