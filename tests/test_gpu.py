@@ -1,7 +1,9 @@
 """NVML and CUDA's clocks where there is no GPU: what is missing says why; what is there is summed up."""
 
+import os
 import sys
 import types
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from optimeter.measure.devices import device_for
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
 from optimeter.measure.devices.nvml import NvmlWatch
-from optimeter.measure.jobs.environment import describe, scrub
+from optimeter.measure.jobs.child import _watched
+from optimeter.measure.jobs.environment import describe, git_state, scrub
 from optimeter.measure.monitor.observation import Observation
 
 GPU = torch.device("cuda")
@@ -83,11 +86,43 @@ def test_a_run_shorter_than_the_interval_is_looked_at_twice(monkeypatch: pytest.
 
 def test_the_environment_names_versions_and_no_one() -> None:
     found = describe(Cpu())
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == version("torch"), "which has no +cu130, as torch.__version__ may"
     assert found["cpu"]["logical_cores"] >= 1
     assert found["gpu"] is None
     assert "commit" in found["git"] or "reason" in found["git"]
     assert scrub(f"{sys.prefix} and {types.__name__}").endswith("types")
+
+
+def test_a_copy_without_its_repository_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_git(*arguments: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("optimeter.measure.jobs.environment._git", no_git)
+    assert git_state() == {"reason": "git: FileNotFoundError"}
+    monkeypatch.setenv("OPTIMETER_COMMIT", "abc")
+    found = {"reason": "git: FileNotFoundError", "commit": "abc", "source": "OPTIMETER_COMMIT"}
+    assert git_state() == found | {"dirty": False}
+    monkeypatch.setenv("OPTIMETER_DIRTY", "1")
+    assert git_state() == found | {"dirty": True}
+
+
+@pytest.mark.parametrize(("running", "others"), [([], 0), ([os.getpid()], 0), ([os.getpid(), 1, 2], 2)])
+def test_other_processes_are_those_of_others(monkeypatch: pytest.MonkeyPatch, running: list[int], others: int) -> None:
+    nvml = fake_nvml()
+    nvml.nvmlSystemGetDriverVersion = lambda: "580"
+    nvml.nvmlDeviceGetEnforcedPowerLimit = lambda gpu: 700_000
+    nvml.nvmlDeviceGetComputeRunningProcesses = lambda gpu: [types.SimpleNamespace(pid=pid) for pid in running]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    properties = types.SimpleNamespace(uuid="1234", name="H100", total_memory=80, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
+    description = Cuda().describe()
+    assert description["other_processes"] == others
+
+
+def test_a_run_on_a_gpu_is_watched_and_one_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok", "gpu": None}
+    assert _watched("cuda", lambda: {"status": "ok"})["gpu"]["samples"] == 2
 
 
 def test_the_cpu_knows_no_allocator_and_says_so() -> None:

@@ -11,6 +11,10 @@ from torch import Generator, Tensor, nn
 TRAIN, HELD_OUT = "train", "held_out"
 
 
+class NoTask(NotImplementedError):
+    """A workload cannot be measured in the way that was asked for; the message says why."""
+
+
 class Workload:
     """A model, its data, its loss and its score.
 
@@ -76,6 +80,15 @@ class Workload:
         if accepted in (self.gradients, "both"):
             return None
         return f"it takes {accepted} gradients and this workload's are {self.gradients}"
+
+
+def draw_labels(scores: Tensor, generator: Generator) -> Tensor:
+    """A label for each row of `scores` (n, classes), drawn with the probability that the model gives it; (n,).
+
+    A row that is not finite gets any label: on CUDA a draw from NaN would stop the device for the whole process.
+    """
+    probability = scores.detach().float().softmax(1)
+    return probability.where(probability.isfinite(), 1.0).multinomial(1, generator=generator).squeeze(1)
 
 
 def packaged(name: str, sha256: str | None = None) -> Path:
