@@ -18,10 +18,11 @@ from optimeter.measure.jobs.progress import counted
 from optimeter.measure.records.record import VOLATILE
 
 if TYPE_CHECKING:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
     from omegaconf import DictConfig
 
     from optimeter.conf.composer import Composed
+
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] = lambda: None) -> list[Config]:
@@ -32,8 +33,8 @@ def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] =
     cannot be run.
     """
     import hydra
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
     from hydra.core.hydra_config import HydraConfig
+    from hydra.core.plugins import Plugins
     from hydra.core.utils import setup_globals
     from hydra.errors import HydraException
     from hydra.plugins.sweeper import Sweeper
@@ -57,17 +58,17 @@ def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] =
         else:
             run_elsewhere(configuration(composed, gathered.typed))
 
-    def launch(launcher: "BasicLauncher", jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
-        """In the place of Hydra's own, which composes each job from the files, 70 ms each."""
+    def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
+        """In the place of Hydra's own, which composes each job from the files: 70 ms a job."""
         begin()
         setup_globals()
-        composer = Composer(launcher.hydra_context.config_loader, launcher.config)  # type: ignore[arg-type, union-attr]
-        for overrides in counted(jobs, "jobs are composed"):
+        composer = Composer(launcher.hydra_context.config_loader, launcher.config)
+        for overrides in counted(job_overrides, "jobs are composed"):
             gathered.add(composer.compose(overrides))
         return []
 
     Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
-    BasicLauncher.launch = launch  # type: ignore[method-assign, assignment]
+    Plugins.instance().class_name_to_class[BASIC].launch = launch  # type: ignore[attr-defined]
     try:
         hydra.main(config_path=str(CONF), config_name="bench", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -13,6 +13,7 @@ from typing import Any, Unpack, get_args, get_origin, get_type_hints
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimeter.measure.jobs.environment import installed
 from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
 from optimeter.measure.jobs.parts import about, arguments
 from optimeter.workloads.core.workload import Workload
@@ -109,6 +110,15 @@ def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str
 
 
 def build_workload(spec: dict[str, Any], listed_only: bool = False) -> Workload:
-    """The workload; raises Refused for arguments that its constructor rejects."""
+    """The workload; raises Unsupported where a library of its is not installed."""
     cls = resolve("workload", spec, listed_only)
+    check_libraries(cls)
     return cls(**arguments(spec))
+
+
+def check_libraries(workload: type[Workload]) -> None:
+    """Raise Unsupported where a distribution that the workload's model is made of is not installed."""
+    missing = [name for name in workload.libraries if installed(name) is None]
+    if missing:
+        wanted = f"'{workload.installed_by}'" if workload.installed_by else " ".join(missing)
+        raise Unsupported(f"pip install {wanted}: {workload.__name__} needs {', '.join(missing)}")

@@ -31,7 +31,7 @@ def job_of(config: Config, answers: Answers) -> Job:
     """The run that a configuration stands for, with its identity; raises Refused where the device is not here."""
     machine = answers.machine
     if machine["device"] is None:
-        raise Refused("device=cuda: torch sees no CUDA device here; use device=cpu")
+        raise Refused(f"device={config['device']}: {machine['reason']}")
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     run = run_id(identity(stored, answers))
     names = config["choices"]
