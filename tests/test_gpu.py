@@ -1,7 +1,9 @@
 """NVML and CUDA's clocks where there is no GPU: what is missing says why; what is there is summed up."""
 
+import os
 import sys
 import types
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 from optimeter.measure.devices.allocator import Allocator, CudaAllocator
 from optimeter.measure.devices.clock import CudaClock, HostClock, clock_for
 from optimeter.measure.devices.gpu import GpuWatch
-from optimeter.measure.jobs.environment import describe, scrub
+from optimeter.measure.jobs.child import _watched
+from optimeter.measure.jobs.environment import describe, git_state, graphics, scrub
 from optimeter.measure.monitor.observation import READ_BACK_EVERY, CudaReadBack, Observation
 
 
@@ -80,11 +83,42 @@ def test_a_run_shorter_than_the_interval_is_looked_at_twice(monkeypatch: pytest.
 
 def test_the_environment_names_versions_and_no_one() -> None:
     found = describe("cpu")
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == version("torch"), "which has no +cu130, as torch.__version__ may"
     assert found["cpu"]["logical_cores"] >= 1
     assert found["gpu"] is None
     assert "commit" in found["git"] or "reason" in found["git"]
     assert scrub(f"{sys.prefix} and {types.__name__}").endswith("types")
+
+
+def test_a_copy_without_its_repository_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_git(*arguments: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("optimeter.measure.jobs.environment._git", no_git)
+    assert git_state() == {"reason": "git: FileNotFoundError"}
+    monkeypatch.setenv("OPTIMETER_COMMIT", "abc")
+    found = {"reason": "git: FileNotFoundError", "commit": "abc", "source": "OPTIMETER_COMMIT"}
+    assert git_state() == found | {"dirty": False}
+    monkeypatch.setenv("OPTIMETER_DIRTY", "1")
+    assert git_state() == found | {"dirty": True}
+
+
+@pytest.mark.parametrize(("running", "others"), [([], 0), ([os.getpid()], 0), ([os.getpid(), 1, 2], 2)])
+def test_other_processes_are_those_of_others(monkeypatch: pytest.MonkeyPatch, running: list[int], others: int) -> None:
+    nvml = fake_nvml()
+    nvml.nvmlSystemGetDriverVersion = lambda: "580"
+    nvml.nvmlDeviceGetEnforcedPowerLimit = lambda gpu: 700_000
+    nvml.nvmlDeviceGetComputeRunningProcesses = lambda gpu: [types.SimpleNamespace(pid=pid) for pid in running]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    properties = types.SimpleNamespace(uuid="1234", name="H100", total_memory=80, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
+    assert graphics("cuda")["other_processes"] == others
+
+
+def test_a_run_on_a_gpu_is_watched_and_one_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok"}
+    assert _watched("cuda", lambda: {"status": "ok"})["gpu"]["samples"] == 2
 
 
 def test_the_cpu_knows_no_allocator_and_says_so() -> None:
@@ -100,7 +134,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     now = {"current": 100, "peak": 100}
 
     def statistics(device: Any) -> dict[str, Any]:
-        return {"allocated_bytes": {"all": dict(now)}, "requested_bytes": {"all": {"current": 99}}}
+        return {"allocated_bytes": {"all": {"current": 1 << 20}}, "requested_bytes": {"all": dict(now)}}
 
     def reset(device: Any) -> None:
         now["peak"] = now["current"]
@@ -124,7 +158,7 @@ def test_cudas_allocator_credits_each_peak_to_its_phase(now: dict[str, int]) -> 
     now.update(peak=360)
     assert allocator.peaks() == {"forward": 500, "backward": 900, "step": 450, "evaluation": 600, "overall": 900}
     assert allocator.transient() == 100, "450 at most, and 350 were there after it"
-    assert allocator.held() == 99
+    assert allocator.held() == 350
 
 
 def test_the_harness_own_scratch_is_in_no_peak(now: dict[str, int]) -> None:

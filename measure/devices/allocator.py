@@ -15,7 +15,10 @@ class Allocator:
     reason: str | None = "torch's CPU allocator keeps no count"
 
     def held(self, settled: bool = False) -> int | None:
-        """Bytes that live tensors asked for, without rounding; `settled`: without what libraries keep for later."""
+        """Bytes that live tensors asked for, without rounding.
+
+        settled: with what libraries keep for later in a known state, so that two such readings can be subtracted.
+        """
         return None
 
     def phase_ends(self, phase: str, scratch: int = 0) -> None:
@@ -30,7 +33,7 @@ class Allocator:
         yield
 
     def peaks(self) -> dict[str, int] | None:
-        """Highest bytes allocated, by phase and overall."""
+        """Highest bytes that live tensors and libraries' workspaces asked for, by phase and overall."""
         return None
 
     def transient(self) -> int | None:
@@ -52,20 +55,21 @@ class CudaAllocator(Allocator):
         return torch.cuda.memory_stats_as_nested_dict(self.device)
 
     def held(self, settled: bool = False) -> int | None:
-        if settled:  # the first backward makes a workspace of its own, for its thread
+        if settled:  # each thread that calls cuBLAS keeps a workspace of 32 MiB: this one, and that of the backward
             torch._C._cuda_clearCublasWorkspaces()
+            one = torch.ones(1, device=self.device)
+            one.dot(one)  # now this thread has its own, and a step that needs it does not seem to allocate it
+            del one
         return self._statistics()["requested_bytes"]["all"]["current"]
 
     def begin(self) -> None:
         self._credit("overall")
-        self._reset()
 
     def phase_ends(self, phase: str, scratch: int = 0) -> None:
-        allocated = self._credit(phase, scratch)
-        self._credit("overall", scratch)
+        at_begin = self._at_begin
+        asked = self._credit(phase, "overall", scratch=scratch)
         if phase == "step":  # what the step leaves behind is state, not transient
-            self._transient = max(self._transient, allocated["peak"] - max(self._at_begin, allocated["current"]))
-        self._reset()
+            self._transient = max(self._transient, asked["peak"] - max(at_begin, asked["current"]))
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -73,16 +77,16 @@ class CudaAllocator(Allocator):
         try:
             yield
         finally:
-            self._reset()
+            self._credit()
 
-    def _credit(self, name: str, scratch: int = 0) -> dict[str, int]:
-        allocated: dict[str, int] = self._statistics()["allocated_bytes"]["all"]
-        self._peaks[name] = max(self._peaks[name], allocated["peak"] - scratch)
-        return allocated
-
-    def _reset(self) -> None:
+    def _credit(self, *names: str, scratch: int = 0) -> dict[str, int]:
+        """Credit the peak to `names` and begin anew: one reading of the counters, which takes tens of microseconds."""
+        asked: dict[str, int] = self._statistics()["requested_bytes"]["all"]
+        for name in names:
+            self._peaks[name] = max(self._peaks[name], asked["peak"] - scratch)
         torch.cuda.reset_peak_memory_stats(self.device)
-        self._at_begin = self._statistics()["allocated_bytes"]["all"]["current"]
+        self._at_begin = asked["current"]
+        return asked
 
     def peaks(self) -> dict[str, int] | None:
         self.begin()

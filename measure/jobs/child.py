@@ -91,9 +91,11 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
     """Build what the configuration names and measure it: the blocks of the record, whatever happens."""
     import traceback
 
+    from optimeter.workloads.core.workload import NoTask
+
     try:
         return _measure(payload, folder, send)
-    except (Unsupported, NotImplementedError) as reason:
+    except (Unsupported, NoTask) as reason:  # not every NotImplementedError: torch raises it for a kernel that it lacks
         return {"status": "unsupported", "reason": str(reason)}
     except Exception as error:
         traceback.print_exc()  # to log.txt
@@ -101,7 +103,6 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    from optimeter.measure.devices.gpu import GpuWatch
     from optimeter.measure.jobs.build import build_workload, optimizer_builder, resolve
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.methods.train import Training
@@ -122,7 +123,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
         if config["measure"]["kind"] == "overhead":
             from optimeter.measure.methods.overhead import overhead
 
-            blocks = overhead(workload, build, settings, config["measure"], send)
+            blocks = _watched(settings.device, lambda: overhead(workload, build, settings, config["measure"], send))
             return blocks | {"weights": workload.provenance() or None}
 
         def progress(news: Any) -> None:
@@ -131,11 +132,18 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
 
         training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), progress)
         weights = {"weights": workload.provenance() or None}
-        if payload["device"] != "cuda":
-            return training.run() | weights | {"compiled": compiled()}
-        with GpuWatch() as watch:
-            blocks = training.run()
-        return blocks | weights | {"gpu": watch.summary(), "compiled": compiled()}
+        return _watched(settings.device, training.run) | weights | {"compiled": compiled()}
+
+
+def _watched(device: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The blocks that `measured` returns and, on CUDA, what was seen of the GPU meanwhile."""
+    from optimeter.measure.devices.gpu import GpuWatch
+
+    if device != "cuda":
+        return measured()
+    with GpuWatch() as watch:
+        blocks = measured()
+    return blocks | {"gpu": watch.summary()}
 
 
 def _compare_steps(
@@ -160,7 +168,8 @@ def _compare_steps(
             raise Unsupported(f"{part}={names[part]}: {reason}") from reason
         side = Side(names[part], build, said["closure"], bool(said["hessian_every"]), said["roles"])
         sides[CANDIDATE if part == "optimizer" else BASELINE] = side
-    return compare_steps(workload, sides, settings, config["measure"], send) | {"compiled": compiled()}
+    blocks = _watched(settings.device, lambda: compare_steps(workload, sides, settings, config["measure"], send))
+    return blocks | {"compiled": compiled()}
 
 
 def check_pair(config: dict[str, Any], cls: type, workload: Any) -> None:
@@ -226,7 +235,16 @@ def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[s
         return {"unknown": in_short(error)}
 
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's CPU allocator
+    "CUDA error: out of memory",  # outside torch's allocator, as for pinned memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)

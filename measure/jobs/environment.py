@@ -19,6 +19,8 @@ VARIABLES = (
     *("CUBLAS_WORKSPACE_CONFIG", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET"),
 )
 
+COMMIT, DIRTY = "OPTIMETER_COMMIT", "OPTIMETER_DIRTY"  # the second is 1 where files differ from the commit
+
 
 def describe(device: str | None) -> dict[str, Any]:
     """The record's `environment` block; what cannot be told is None, or a dict with a `reason`."""
@@ -34,6 +36,7 @@ def describe(device: str | None) -> dict[str, Any]:
         "gpu": graphics(device) if device == "cuda" else None,
         "flags": {
             "matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
@@ -50,7 +53,10 @@ def installed(package: str) -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the project, and whether and how its files differ from it."""
+    """Commit of the project, and whether and how its files differ from it.
+
+    For a copy without its repository whoever made it may say both, in variables of the environment.
+    """
     try:
         if Path(_git("rev-parse", "--show-toplevel").strip()).resolve() != PROJECT:
             return {"reason": "the project is not run from its repository"}
@@ -58,7 +64,9 @@ def git_state() -> dict[str, Any]:
         difference = hashlib.sha256((_git("diff", "HEAD") + changes).encode()).hexdigest() if changes else None
         return {"commit": commit, "dirty": bool(changes), "difference_sha256": difference}
     except (OSError, subprocess.SubprocessError) as error:
-        return {"reason": f"git: {type(error).__name__}"}
+        said = os.environ.get(COMMIT)
+        known = {"commit": said, "dirty": os.environ.get(DIRTY) == "1", "source": COMMIT} if said else {}
+        return {"reason": f"git: {type(error).__name__}"} | known
 
 
 def _git(*arguments: str) -> str:
@@ -110,7 +118,8 @@ def graphics(device: str) -> dict[str, Any]:
         gpu = handle()
         block |= {"driver": pynvml.nvmlSystemGetDriverVersion()}
         block |= {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3}
-        block |= {"other_processes": len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)) - 1}
+        running = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)}
+        block |= {"other_processes": len(running - {os.getpid()})}  # this one is there only once it has used the GPU
     except Exception as error:  # whatever NVML says, the run goes on without these
         block |= {"driver": None, "reason": f"NVML: {type(error).__name__}: {error}"}
     return block

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import torch
 
+from optimeter.measure.devices.clock import clock_for
 from optimeter.measure.memory.prediction import to_mode
 from optimeter.measure.methods.interleave import Comparison, interleave
 from optimeter.measure.methods.settings import Build, Settings, to_device
@@ -29,6 +30,7 @@ PRECISION = 0.005  # half-width of off/off and of off/on at which more pairs are
 MOST = 4  # times as many pairs as asked for, if they are needed
 LIMIT = {"cpu": 0.02, "cuda": 0.01}  # what the default schedule may cost
 BATCHES = 8
+CYCLES = 20_000_000  # of the sleep that tells how fast a GPU's clock is, some 10 ms
 
 
 class Bench:
@@ -53,6 +55,7 @@ class Bench:
             self._run(CALIBRATION_STEPS + 8, self.monitor)
         self.step_seconds = spread(self.monitor.times["step"][CALIBRATION_STEPS:])["median"]  # type: ignore[index]
         self.steps = max(1, round(options["block_seconds"] / self.step_seconds))
+        self.cycles = self._cycles_per_second() if self.device.type == "cuda" else 0.0
 
     def _run(self, steps: int, monitor: OptimizerMonitor | None = None, delay: float = 0.0) -> None:
         for _ in range(steps):
@@ -66,12 +69,21 @@ class Bench:
                 self._wait(delay)
 
     def _wait(self, seconds: float) -> None:
+        """Delay the device and the host alike: either may be the one that the loop waits for."""
+        end = time.perf_counter() + seconds
         if self.device.type == "cuda":
-            torch.cuda._sleep(int(seconds * torch.cuda.clock_rate(self.device) * 1e6))
-        else:
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                pass
+            torch.cuda._sleep(int(seconds * self.cycles))
+        while time.perf_counter() < end:
+            pass
+
+    def _cycles_per_second(self) -> float:
+        """The clock that `torch.cuda._sleep` counts by, measured: asking for its rate takes longer than some delays."""
+        clock = clock_for(self.device)
+        begin = clock.stamp()
+        torch.cuda._sleep(CYCLES)
+        end = clock.stamp()
+        self._synchronise()
+        return CYCLES / clock.seconds(begin, end)
 
     def block(self, monitored: bool = False, delay: float = 0.0) -> Callable[[], float]:
         """A function that runs one block, after one step that does not count, and returns its seconds."""

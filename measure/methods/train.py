@@ -247,7 +247,10 @@ class Training:
             self.missing |= {f"memory.{name}": reason for name in names}
         else:
             memory["allocator_state_bytes"] += self.built_bytes or 0
-            memory["unexplained_bytes"] = memory["allocator_state_bytes"] - memory["state_bytes"]
+            # What the allocator counted in the first steps, beside what lay on the device after them: some of it may
+            # be given up later, and what lies on the host, as the step of torch's own Adam does, was never counted.
+            walked = self.monitor.walked_bytes.get(self.device.type, 0)
+            memory["unexplained_bytes"] = memory["allocator_state_bytes"] - walked
         memory["predicted_state_bytes"] = self._predict()
         self.missing |= self.monitor.missing()
         status = "diverged" if self.diverged else "ok"

@@ -18,6 +18,10 @@ MEASURES = {
     "overhead": "optimeter.measure.methods.Overhead",
 }
 
+# Class of a workload → its `shaped_by` and `follows`, which schema 1 did not keep.
+SHAPED_BY = {"Embedding": ["rows", "dim"], "Layer": ["shape"], "SDLora": ["rank"]}
+FOLLOWS = {"Embedding": ["sparse"]}
+
 
 def to_current(result: dict[str, JSON]) -> dict[str, JSON]:
     """What result.json holds, in today's schema. Raises Malformed for a schema that is not known."""
@@ -43,6 +47,8 @@ def result_of_schema_1(result: dict[str, JSON]) -> dict[str, JSON]:
     result = {**result, "schema": 2}
     if isinstance(config, dict):
         result["config"] = config_of_schema_1(config)
+        name = class_name(config.get("workload"))
+        result |= {"shaped_by": SHAPED_BY.get(name), "follows": FOLLOWS.get(name)}
     if isinstance(target, str):
         result["optimizer_target"] = renamed(target)
     return result
@@ -72,6 +78,12 @@ def retargeted(spec: JSON) -> JSON:
         return spec
     target = spec.get("_target_")
     return {**spec, "_target_": renamed(target)} if isinstance(target, str) and target.startswith(OLD) else spec
+
+
+def class_name(spec: JSON) -> str:
+    """The last part of a target, or nothing."""
+    target = spec.get("_target_") if isinstance(spec, dict) else None
+    return target.rpartition(".")[2] if isinstance(target, str) and target.startswith(OLD) else ""
 
 
 def renamed(target: str) -> str:

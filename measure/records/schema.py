@@ -275,6 +275,8 @@ class Result(Findings):
     optimizer_target: str | None = key("Its class.")
     workload: str = key("Name of the workload.", default="?")
     size: str | None = key("Size of the workload, where it has several.")
+    shaped_by: list[str] = key("Arguments that shape the workload's model, as `Workload.shaped_by`.", default=list)
+    follows: list[str] = key("Its arguments that follow the optimizer, as `Workload.follows`.", default=list)
     seed: int | None = key("Seed of weights and batches.")
     device: str | None = key("Device, as torch calls its type: `cpu`, `cuda`.")
     dtype: str | None = key("Type of the weights.")
