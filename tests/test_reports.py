@@ -62,7 +62,7 @@ def record(
         "environment": ENVIRONMENT, "gpu": None, "compiled": False, "data": {},
         "parameters": {"count": 100, "trainable": 100, "bytes": 400},
         "memory": {"state_bytes": state, "state_bytes_per_parameter": state / 100, "state_8bit_share": 0.0,
-                   "predicted_state_bytes": state, "gradient_bytes": 400, "process_peak_bytes": 3e8},
+                   "predicted_state_bytes": state, "gradient_bytes": 400, "process_peak_bytes": 300_000_000},
         "time": {"step": spread(step), "optimizer": spread(step / 4), "wall": 2.0},
         "quality": {"first_loss": 2.0, "final_loss": loss, "score": 0.9, "score_name": "accuracy",
                     "steps_to_target": 50, "evaluations": evaluations},
@@ -233,14 +233,17 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
-def test_an_odd_record_becomes_a_row_and_stops_nothing(tmp_path: Path, odd: Any) -> None:
+def test_an_odd_record_is_a_row_or_a_line_and_stops_nothing(
+    tmp_path: Path, odd: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "a", record("torch_adamw"))
     place = Place(tmp_path / "b", "odd-mlp-1")
     place.begin("seed: 0\n")
     lines = odd.get("lines", []) if isinstance(odd, dict) else []
     (place.part / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (place.part / "result.json").write_text(json.dumps(odd))
-    assert "odd-mlp-1" in build(tmp_path).read_text()
+    page = build(tmp_path).read_text()
+    assert ("odd-mlp-1" in page) != ("odd-mlp-1" in capsys.readouterr().err)
 
 
 def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:

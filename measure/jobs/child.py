@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimeter.conf import Refused, Unsupported
-from optimeter.conf.check import parts_of
+from optimeter.measure.jobs.outcomes import Refused, Unsupported
+from optimeter.measure.jobs.parts import about, parts_of
 from optimeter.measure.records.record import in_short
 
 Send = Callable[[Any], None]
@@ -17,11 +17,15 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
-    from optimeter.measure.jobs.build import identity
+    from optimeter.measure.devices import resolve
     from optimeter.measure.jobs.environment import describe
+    from optimeter.measure.jobs.sources import identity
 
-    resolved = resolve_device(device)
-    send({"device": resolved, "device_name": device_name(resolved), "environment": describe(resolved)})
+    try:
+        found = resolve(device)
+        send({"device": found.name, "device_name": found.label(), "environment": describe(found)})
+    except ValueError as reason:
+        send({"device": None, "reason": str(reason), "device_name": None, "environment": describe(None)})
     for part in parts:
         send(_answer("identity", identity, part))
 
@@ -60,31 +64,16 @@ def _try_arguments(name: str, build: Callable[..., Any]) -> None:
 
 def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
     """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
+    from optimeter.measure.jobs.sources import package_version
+
     try:
         return {name: question(*part)}
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Unsupported as reason:
-        return {"unsupported": str(reason)}
+        return {"unsupported": str(reason), "package": package_version(part[1]["_target_"].partition(".")[0])}
     except (ValueError, TypeError) as error:
         return {"refused": f"{part[0]}: {error}"}
-
-
-def resolve_device(device: str) -> str | None:
-    """ "auto" is CUDA where torch can use it; None for "cuda" where it cannot: that is refused, never replaced."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if available else "cpu"
-    return None if device == "cuda" and not available else device
-
-
-def device_name(device: str | None) -> str | None:
-    """The GPU's name, or "cpu"."""
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
@@ -136,12 +125,10 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
 
 
 def _watched(device: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The blocks that `measured` returns and, on CUDA, what was seen of the GPU meanwhile."""
-    from optimeter.measure.devices.gpu import GpuWatch
+    """The blocks that `measured` returns and what was seen of the device meanwhile."""
+    from optimeter.measure.devices import device_for
 
-    if device != "cuda":
-        return measured()
-    with GpuWatch() as watch:
+    with device_for(device).watch() as watch:
         blocks = measured()
     return blocks | {"gpu": watch.summary()}
 
@@ -150,7 +137,7 @@ def _compare_steps(
     config: dict[str, Any], listed_only: bool, workload: Any, settings: Any, send: Send
 ) -> dict[str, Any]:
     """The record's blocks for measure=step; raises Unsupported where the baseline cannot be run here."""
-    from optimeter.measure.jobs.build import about, optimizer_builder
+    from optimeter.measure.jobs.build import optimizer_builder
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.methods.contestant import Side
     from optimeter.measure.methods.step import BASELINE, CANDIDATE, compare_steps
@@ -174,8 +161,6 @@ def _compare_steps(
 
 def check_pair(config: dict[str, Any], cls: type, workload: Any) -> None:
     """Raise Unsupported where an optimizer of this class cannot train this workload."""
-    from optimeter.measure.jobs.build import about
-
     optimizer = about(config["optimizer"])
     if reason := workload.unsuitable(optimizer):
         raise Unsupported(reason)
@@ -202,7 +187,6 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
     """The run loop's settings from the configuration."""
     import torch
 
-    from optimeter.measure.jobs.build import about
     from optimeter.measure.methods.settings import Settings
 
     names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")
