@@ -11,6 +11,7 @@ from typing import Any
 from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.progress import Progress
+from optimeter.measure.records.read import Unreadable
 from optimeter.measure.records.record import FAILED, LOG, SCHEMA, Place, flat
 
 # Every key of a record, for runs that end before they can fill it.
@@ -142,7 +143,10 @@ def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Prog
         if kept := _kept(job):  # made by the other one in the meantime
             return kept
         progress.begin(job.label)
-        return _make(job, make, progress)
+        try:
+            return _make(job, make, progress)
+        except Unreadable as problem:  # what is in the run's place is none of ours: it is left alone
+            return Ending(job, "error", str(problem))
 
 
 def _kept(job: Job) -> Ending | None:
