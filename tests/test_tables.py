@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.documents.decay import floor_step, share, weight_decay_curve
 from optimeter.reports.documents.relative import relative_memory
 from optimeter.reports.page import build
