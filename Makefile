@@ -40,7 +40,6 @@ check: $(FOR_TEST) ## lint and types alone
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy bench.py
 
 report: $(FOR_BENCH) ## rebuild the report of the tour, or of RUN=runs/NAME
 	$(REPORT) $(or $(RUN),$(TOUR))
@@ -52,9 +51,9 @@ $(PYTHON):
 	$(PYTHON3) -m venv $(VENV)
 
 $(FOR_BENCH): $(PYTHON) pyproject.toml constraints.txt
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[all]'
 	touch $@
 
 $(FOR_TEST): $(PYTHON) pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[test,peers]'
+	$(INSTALL) --editable '.[all,test,peers]'
 	touch $@ $(FOR_BENCH)

@@ -135,7 +135,7 @@ def last_line(path: Path) -> str:
 def job_of(config: Config, machine: Config, known: dict[str, Config]) -> Job:
     """The run that a configuration stands for, with its identity."""
     if machine["device"] is None:
-        raise Refused("device=cuda: torch sees no CUDA device here; use device=cpu")
+        raise Refused(f"device={config['device']}: {machine['reason']}")
     answers = {part: known[key(part, spec)] for part, spec in parts_of(config)}
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     same = {name: value for name, value in stored.items() if name not in VOLATILE}

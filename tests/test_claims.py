@@ -404,8 +404,8 @@ LORA = {"_target_": "optimeter.workloads.SDLora", "size": "tiny", "rank": 16, "s
 
 def test_adafactor_against_adam_on_t5(tmp_path: Path) -> None:
     adam = record("adam", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adam")
-    phases = {"forward": 3e6, "backward": 9e6, "step": 5e6, "overall": 9e6}
-    adam["memory"] = adam["memory"] | {"peak_bytes": phases, "state_bytes": 2e6, "transient_bytes": 1e6}
+    phases = {"forward": 3_000_000, "backward": 9_000_000, "step": 5_000_000, "overall": 9_000_000}
+    adam["memory"] |= {"peak_bytes": phases, "state_bytes": 2_000_000, "transient_bytes": 1_000_000}
     small = record("adafactor", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adafactor")
     other = record("lion", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Lion")
     write(tmp_path, adam, small, other)

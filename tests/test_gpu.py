@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from optimeter.measure.devices.allocator import Allocator, CudaAllocator
-from optimeter.measure.devices.clock import CudaClock, HostClock, clock_for
-from optimeter.measure.devices.gpu import GpuWatch
+from optimeter.measure.devices import device_for
+from optimeter.measure.devices.cpu import Cpu
+from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
+from optimeter.measure.devices.nvml import NvmlWatch
 from optimeter.measure.jobs.child import _watched
-from optimeter.measure.jobs.environment import describe, git_state, graphics, scrub
-from optimeter.measure.monitor.observation import READ_BACK_EVERY, CudaReadBack, Observation
+from optimeter.measure.jobs.environment import describe, git_state, scrub
+from optimeter.measure.monitor.observation import Observation
+
+GPU = torch.device("cuda")
 
 
 def fake_nvml(**broken: Exception) -> Any:
@@ -49,12 +52,12 @@ def fake_nvml(**broken: Exception) -> Any:
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     properties = types.SimpleNamespace(uuid="1234")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
 def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    with GpuWatch(interval=0.001) as watch:
+    with NvmlWatch(GPU, interval=0.001) as watch:
         while len(watch.samples) < 5:
             pass
     summary = watch.summary()
@@ -69,20 +72,20 @@ def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch, fake_gpu: N
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetPowerUsage"])
 def test_no_driver_or_no_permission_is_a_reason(monkeypatch: pytest.MonkeyPatch, fake_gpu: None, call: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(**{call: RuntimeError("not here")}))
-    with GpuWatch() as watch:
+    with NvmlWatch(GPU) as watch:
         pass
     assert watch.summary() == {"samples": 0, "reason": "NVML: RuntimeError: not here", "throttle_reasons": 0}
 
 
 def test_a_run_shorter_than_the_interval_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    with GpuWatch(interval=1000) as watch:
+    with NvmlWatch(GPU, interval=1000) as watch:
         pass
     assert watch.summary()["samples"] == 2
 
 
 def test_the_environment_names_versions_and_no_one() -> None:
-    found = describe("cpu")
+    found = describe(Cpu())
     assert found["packages"]["torch"] == version("torch"), "which has no +cu130, as torch.__version__ may"
     assert found["cpu"]["logical_cores"] >= 1
     assert found["gpu"] is None
@@ -112,20 +115,21 @@ def test_other_processes_are_those_of_others(monkeypatch: pytest.MonkeyPatch, ru
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     properties = types.SimpleNamespace(uuid="1234", name="H100", total_memory=80, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
-    assert graphics("cuda")["other_processes"] == others
+    description = Cuda().describe()
+    assert description["other_processes"] == others
 
 
 def test_a_run_on_a_gpu_is_watched_and_one_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok"}
+    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok", "gpu": None}
     assert _watched("cuda", lambda: {"status": "ok"})["gpu"]["samples"] == 2
 
 
 def test_the_cpu_knows_no_allocator_and_says_so() -> None:
-    allocator = Allocator()
+    allocator = Cpu().allocator()
     assert (allocator.held(), allocator.peaks(), allocator.transient()) == (None, None, None)
     assert "CPU" in str(allocator.reason)
-    assert type(clock_for(torch.device("cpu"))) is HostClock
+    assert type(device_for(torch.device("cpu"))) is Cpu
 
 
 @pytest.fixture
@@ -145,7 +149,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_cudas_allocator_credits_each_peak_to_its_phase(now: dict[str, int]) -> None:
-    allocator = CudaAllocator(torch.device("cuda"))
+    allocator = CudaAllocator(GPU)
     allocator.begin()
     for phase, peak, after in (
         ("forward", 500, 400),
@@ -162,7 +166,7 @@ def test_cudas_allocator_credits_each_peak_to_its_phase(now: dict[str, int]) -> 
 
 
 def test_the_harness_own_scratch_is_in_no_peak(now: dict[str, int]) -> None:
-    allocator = CudaAllocator(torch.device("cuda"))
+    allocator = CudaAllocator(GPU)
     allocator.begin()
     with allocator.aside():
         now.update(peak=10_000, current=164)  # 64 of it stay until the step is over
@@ -173,7 +177,7 @@ def test_the_harness_own_scratch_is_in_no_peak(now: dict[str, int]) -> None:
 
 
 def test_state_that_a_first_step_leaves_behind_is_not_transient(now: dict[str, int]) -> None:
-    allocator = CudaAllocator(torch.device("cuda"))
+    allocator = CudaAllocator(GPU)
     allocator.begin()
     now.update(peak=410, current=400)
     allocator.phase_ends("step")
@@ -212,9 +216,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cudas_clock_reads_events_in_seconds(events: None) -> None:
-    clock = CudaClock(torch.device("cuda"))
-    first, second = clock.stamp(), clock.stamp()
-    assert clock.seconds(first, second) == 1.0
+    device = Cuda()
+    first, second = device.stamp(), device.stamp()
+    assert device.seconds(first, second) == 1.0
 
 
 def test_values_come_back_in_batches_in_order_without_waiting(events: None, monkeypatch: pytest.MonkeyPatch) -> None:

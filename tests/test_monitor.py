@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from optimeter.measure import OptimizerMonitor
-from optimeter.measure.devices.allocator import Allocator
+from optimeter.measure.devices import Allocator, ReadBack
+from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.methods.settings import Settings
 from optimeter.measure.methods.train import Training
 from optimeter.measure.monitor.monitor import warm_up
-from optimeter.measure.monitor.observation import Observation, ReadBack
+from optimeter.measure.monitor.observation import Observation
 from optimeter.measure.monitor.sampling import BUDGET, CALIBRATION_STEPS, Schedule
 from optimeter.workloads import MLP
 from tests.conftest import no_synchronisation
@@ -335,8 +336,8 @@ def test_bad_sampling_is_refused(value: Any) -> None:
 # ------------------------------------------------------------------------------------------- a turned clock
 
 
-class Turned:
-    """A clock that stands still until something takes time."""
+class Turned(Cpu):
+    """A device whose clock that stands still until something takes time."""
 
     now = 0.0
 
@@ -380,8 +381,7 @@ class Looks(Allocator):
 def turned_run(sleep: float = 0.0, allocator: Allocator | None = None) -> dict[str, Any]:
     model = Slow(2, 1)
     optimizer = Timed(model.parameters(), sleep)
-    monitor = OptimizerMonitor(model, optimizer, sample_every=1)
-    monitor.clock = Turned()  # type: ignore[assignment]
+    monitor = OptimizerMonitor(model, optimizer, sample_every=1, device=Turned())
     monitor.allocator = allocator or monitor.allocator
     before, after = monitor.sampler.before, monitor.sampler.after
     monitor.sampler.before = lambda one: [setattr(Turned, "now", Turned.now + 1000), before(one)][1]  # type: ignore[method-assign, assignment]

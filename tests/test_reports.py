@@ -33,6 +33,7 @@ CONFIG = {
     "baseline": "torch_adamw", "measure": {"kind": "train", "sample_every": "auto"},
 }  # fmt: skip
 OTHER = {"_target_": "optimeter.workloads.MLP", "size": "tiny", "steps": 100}
+SHAPED_BY = {"embedding": ["rows", "dim"], "layer": ["shape"], "sd_lora": ["rank"]}
 ADAM = {"optimizer_target": "optimeter.optimizers.Adam"}
 ENVIRONMENT = {"cpu": {"model": "a processor", "logical_cores": 2}, "gpu": None, "packages": {"torch": "2.13.0"}}
 
@@ -58,11 +59,12 @@ def record(
     result = {
         "schema": 1, "run": "0" * 12, "name": "made", "measure": "train", "status": "ok", "reason": None,
         "optimizer": optimizer, "optimizer_target": "x.Y", "workload": workload, "size": "tiny", "seed": seed,
+        "shaped_by": SHAPED_BY.get(workload, []), "follows": ["sparse"] if workload == "embedding" else [],
         "device": "cpu", "dtype": "float32", "steps": 100, "command": "python bench.py", "config": config,
         "environment": ENVIRONMENT, "gpu": None, "compiled": False, "data": {},
         "parameters": {"count": 100, "trainable": 100, "bytes": 400},
         "memory": {"state_bytes": state, "state_bytes_per_parameter": state / 100, "state_8bit_share": 0.0,
-                   "predicted_state_bytes": state, "gradient_bytes": 400, "process_peak_bytes": 3e8},
+                   "predicted_state_bytes": state, "gradient_bytes": 400, "process_peak_bytes": 300_000_000},
         "time": {"step": spread(step), "optimizer": spread(step / 4), "wall": 2.0},
         "quality": {"first_loss": 2.0, "final_loss": loss, "score": 0.9, "score_name": "accuracy",
                     "steps_to_target": 50, "evaluations": evaluations},
@@ -233,14 +235,17 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
-def test_an_odd_record_becomes_a_row_and_stops_nothing(tmp_path: Path, odd: Any) -> None:
+def test_an_odd_record_is_a_row_or_a_line_and_stops_nothing(
+    tmp_path: Path, odd: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "a", record("torch_adamw"))
     place = Place(tmp_path / "b", "odd-mlp-1")
     place.begin("seed: 0\n")
     lines = odd.get("lines", []) if isinstance(odd, dict) else []
     (place.part / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (place.part / "result.json").write_text(json.dumps(odd))
-    assert "odd-mlp-1" in build(tmp_path).read_text()
+    page = build(tmp_path).read_text()
+    assert ("odd-mlp-1" in page) != ("odd-mlp-1" in capsys.readouterr().err)
 
 
 def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:

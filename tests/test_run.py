@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from optimeter import workloads
-from optimeter.measure.devices.allocator import Allocator
+from optimeter.measure.devices import Allocator
+from optimeter.measure.devices.base import SETTLE_EVERY
+from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.methods.settings import Settings, scheduler
 from optimeter.measure.methods.train import Training
-from optimeter.measure.monitor.observation import SETTLE_EVERY
 from optimeter.workloads import MLP, Toy, Workload
 
 
@@ -258,8 +259,7 @@ def test_what_is_unexplained_is_told_of_the_same_steps(monkeypatch: pytest.Monke
                 del self.extra
             return super().step(closure)
 
-    for module in ("run", "monitor"):
-        monkeypatch.setattr(f"measure.{module}.allocator_for", lambda device: Counts())
+    monkeypatch.setattr(Cpu, "allocator", lambda device: Counts())
     blocks = run(MLP(steps=8), lambda named: GivesUp([p for _, p in named], lr=0.01), steps=8)
     assert blocks["memory"]["state_bytes"] == 0
     assert blocks["memory"]["allocator_state_bytes"] == 470

@@ -1,19 +1,21 @@
-"""The package as others get it: a wheel built from the sdist, installed elsewhere, used from another folder."""
+"""The package as others get it: a wheel built from the sdist, its core dependencies and no more, another folder."""
 
 import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.parser import Parser
 from importlib import import_module
+from importlib.metadata import files, requires
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import PROJECT, Ran
 from tests.test_bench import yaml
@@ -55,7 +57,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel in an environment that borrows torch and the rest from this one."""
+    """The wheel in an environment that borrows from this one what the wheel asks for, and nothing else."""
     base = tmp_path_factory.mktemp("wheel")
     dist, environment, folder = base / "dist", base / "environment", base / "folder"
     quiet = {"check": True, "capture_output": True}
@@ -67,12 +69,37 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", "--no-deps"]
     subprocess.run([*pip, str(wheel)], **quiet)
     site = next((environment / "lib").glob("python3*/site-packages"))
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # not its own .pth files: ours stay away
+    for name in needed(wheel):
+        borrow(name, site)
     for name in ROOMS:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(f"raise ImportError('the wrong {name}')\n")
     (folder / "torch.py").write_text("raise ImportError('the wrong torch')\n")
     return Installed(wheel, sdist, environment / "bin", folder)
+
+
+def needed(wheel: Path) -> set[str]:
+    """The distributions that the wheel's core asks for, and those that these ask for."""
+    with zipfile.ZipFile(wheel) as file:
+        (metadata,) = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
+        asked = Parser().parsestr(file.read(metadata).decode()).get_all("Requires-Dist", [])
+    found: set[str] = set()
+    while asked:
+        requirement = Requirement(asked.pop())
+        if requirement.name in found or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(requirement.name)
+        asked += requires(requirement.name) or []
+    return found
+
+
+def borrow(name: str, site: Path) -> None:
+    """Link what a distribution has in this environment's site-packages into another's."""
+    for file in files(name) or []:
+        top = file.parts[0]
+        source = Path(str(file.locate())).parents[len(file.parts) - 2] if len(file.parts) > 1 else file.locate()
+        if top not in ("..", "__pycache__") and not (site / top).exists():
+            (site / top).symlink_to(source)
 
 
 def files_of_ours() -> set[str]:
@@ -102,7 +129,7 @@ def test_it_is_imported_beside_packages_called_as_our_rooms_and_a_file_torch(ins
         "python", "-c", f"{PUBLIC}; import optimeter, torch; print(optimeter.__file__, torch.__path__)"
     )
     assert str(installed.binaries.parent) in seen
-    assert sysconfig.get_path("purelib") in seen
+    assert str(installed.folder) not in seen
 
 
 def test_the_command_a_plug_in_and_a_report_work_there(installed: Installed, tmp_path: Path) -> None:
@@ -117,6 +144,16 @@ def test_the_command_a_plug_in_and_a_report_work_there(installed: Installed, tmp
     assert "index.html" in installed.run("python", "-m", "optimeter.reports", "runs/default")
     counted = "from optimeter import load; print(len(load('runs')))"
     assert installed.run("python", "-c", counted).strip() == "3"
+
+
+def test_workloads_without_their_packages_are_unsupported_and_say_what_to_install(installed: Installed) -> None:
+    ended = installed.run("optimeter", "-m", "optimizer=adamw", "workload=t5,sd_lora", "name=finetune", "steps=3")
+    assert [line.split()[0] for line in ended.splitlines()] == ["unsupported", "unsupported"]
+    assert ended.count("pip install 'optimeter[finetune]'") == 2
+    assert "SDLora needs diffusers, peft, transformers" in ended
+    rival = installed.run("optimeter", "optimizer=hf_adafactor", "workload=toy", "name=finetune", "steps=3")
+    assert rival.startswith("unsupported")
+    assert "pip install transformers" in rival
 
 
 def test_the_import_brings_nothing_heavy(installed: Installed) -> None:

@@ -54,6 +54,7 @@ class T5(Workload):
 
     data = (TOPICS,)
     libraries = ("transformers",)
+    installed_by = "optimeter[finetune]"
 
     def __init__(
         self,

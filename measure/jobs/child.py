@@ -17,11 +17,15 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
+    from optimeter.measure.devices import resolve
     from optimeter.measure.jobs.build import identity
     from optimeter.measure.jobs.environment import describe
 
-    resolved = resolve_device(device)
-    send({"device": resolved, "device_name": device_name(resolved), "environment": describe(resolved)})
+    try:
+        found = resolve(device)
+        send({"device": found.name, "device_name": found.label(), "environment": describe(found)})
+    except ValueError as reason:
+        send({"device": None, "reason": str(reason), "device_name": None, "environment": describe(None)})
     for part in parts:
         send(_answer("identity", identity, part))
 
@@ -68,23 +72,6 @@ def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, An
         return {"unsupported": str(reason)}
     except (ValueError, TypeError) as error:
         return {"refused": f"{part[0]}: {error}"}
-
-
-def resolve_device(device: str) -> str | None:
-    """ "auto" is CUDA where torch can use it; None for "cuda" where it cannot: that is refused, never replaced."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if available else "cpu"
-    return None if device == "cuda" and not available else device
-
-
-def device_name(device: str | None) -> str | None:
-    """The GPU's name, or "cpu"."""
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
@@ -136,12 +123,10 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
 
 
 def _watched(device: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The blocks that `measured` returns and, on CUDA, what was seen of the GPU meanwhile."""
-    from optimeter.measure.devices.gpu import GpuWatch
+    """The blocks that `measured` returns and what was seen of the device meanwhile."""
+    from optimeter.measure.devices import device_for
 
-    if device != "cuda":
-        return measured()
-    with GpuWatch() as watch:
+    with device_for(device).watch() as watch:
         blocks = measured()
     return blocks | {"gpu": watch.summary()}
 

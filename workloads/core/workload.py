@@ -20,7 +20,7 @@ class Workload:
 
     `steps`, `eval_every` and `target` (a score to reach, or None) come from its YAML. `data` lists the files of
     installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity, as the
-    versions of `libraries` do, the distributions that its model is made of.
+    versions of `libraries` do, the distributions that its model is made of; `installed_by` is what brings them.
     """
 
     score_name = "loss"
@@ -28,6 +28,7 @@ class Workload:
     gradients = "dense"  # or "sparse": what its parameters receive
     data: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    installed_by: str | None = None  # for pip install; None where the libraries' own names are
 
     def __init__(self, *, steps: int, eval_every: int | None = None, target: float | None = None) -> None:
         self.steps, self.eval_every, self.target = steps, eval_every, target
