@@ -30,7 +30,7 @@ from tests.conftest import STUDY
 CONFIG = {
     "name": "made", "seed": 0, "device": "auto", "dtype": "float32", "steps": 100, "schedule": "constant",
     "warmup_steps": 0, "clip_norm": None, "accumulate": 1, "eval_every": 50, "record_every": 1, "limit_seconds": None,
-    "baseline": "torch_adamw", "measure": {"kind": "train", "sample_every": "auto"},
+    "baseline": "torch_adamw", "measure": {"_target_": "optimeter.measure.methods.Train"},
 }  # fmt: skip
 OTHER = {"_target_": "optimeter.workloads.MLP", "size": "tiny", "steps": 100}
 SHAPED_BY = {"embedding": ["rows", "dim"], "layer": ["shape"], "sd_lora": ["rank"]}
@@ -57,7 +57,7 @@ def record(
     evaluations = [{"step": s, "seconds": s * step, "loss": 2 - s / 100, "score": 0.5} for s in (0, 50, 100)]
     config = CONFIG | {"seed": seed, "optimizer": {"_target_": "x.Y", **arguments}, "workload": spec}
     result = {
-        "schema": 1, "run": "0" * 12, "name": "made", "measure": "train", "status": "ok", "reason": None,
+        "schema": 2, "run": "0" * 12, "name": "made", "measure": "train", "status": "ok", "reason": None,
         "optimizer": optimizer, "optimizer_target": "x.Y", "workload": workload, "size": "tiny", "seed": seed,
         "shaped_by": SHAPED_BY.get(workload, []), "follows": ["sparse"] if workload == "embedding" else [],
         "device": "cpu", "dtype": "float32", "steps": 100, "command": "python bench.py", "config": config,
@@ -250,7 +250,9 @@ def test_an_odd_record_is_a_row_or_a_line_and_stops_nothing(
 
 def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:
     config = CONFIG | {"seed": 7, "optimizer": {"_target_": "x.Y"}, "workload": {"_target_": "optimeter.workloads.MLP"}}
-    Place(tmp_path, "x-y-1").begin(json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp"}}))
+    Place(tmp_path, "x-y-1").begin(
+        json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp", "measure": "train"}})
+    )
     (made,) = read_records(tmp_path)
     assert {key: made.result[key] for key in ("status", "optimizer", "workload", "seed", "measure")} == {
         "status": "interrupted", "optimizer": "adamw", "workload": "mlp", "seed": 7, "measure": "train",

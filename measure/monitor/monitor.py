@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimeter.measure.devices import Device, device_for
+from optimeter.measure.devices import Device, UnknownDevice, device_for
 from optimeter.measure.memory.ledger import Ledger, ledger, parameter_counts
 from optimeter.measure.monitor.observation import Observation, Span, Value
 from optimeter.measure.monitor.sampling import Sampler, Schedule
@@ -58,7 +58,10 @@ class OptimizerMonitor:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("OptimizerMonitor: the model has no trainable parameter")
-        self.device = device or device_for(self.parameters[0].device)
+        try:
+            self.device = device or device_for(self.parameters[0].device)
+        except UnknownDevice as unknown:
+            raise UnknownDevice(f"OptimizerMonitor: {unknown}") from None
         self.allocator = self.device.allocator()
         self.schedule = Schedule(sample_every)
         self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer)
@@ -323,7 +326,7 @@ class OptimizerMonitor:
 
     def plot(self, path: str | Path) -> None:
         """Draw the trends of what was recorded: loss, gradient norm, memory and moment memory over the steps."""
-        from optimeter.measure.monitor.trends import draw_trends  # matplotlib takes half a second to import
+        from optimeter.measure.records.trends import draw_trends  # matplotlib takes half a second to import
 
         self.settle(wait=True)
         draw_trends(self.lines, path)

@@ -39,6 +39,8 @@ class Holding(Protocol):
     @property
     def by_dtype(self) -> dict[str, int]: ...
     @property
+    def by_device(self) -> dict[str, int]: ...
+    @property
     def share_8bit(self) -> float: ...
 
 
@@ -52,6 +54,7 @@ class Memory(Block):
         "The same by role: `first_moment`, `second_moment`, … or the state's key.", "bytes", dict
     )
     by_dtype: dict[str, int] = key("The same by the type of its elements.", "bytes", dict)
+    by_device: dict[str, int] = key("The same by the type of device that it lies on.", "bytes", dict)
     state_8bit_share: float | None = key("Share of the trainable elements with state in 8 bits or fewer.", "1")
     predicted_state_bytes: int | None = key("`state_bytes` as predicted by steps on fake tensors.", "bytes")
     allocator_state_bytes: int | None = key("What the allocator saw the state take.", "bytes")
@@ -75,6 +78,7 @@ class Memory(Block):
             state_bytes_per_parameter=held.state_bytes / max(trainable, 1),
             by_role=held.by_role,
             by_dtype=held.by_dtype,
+            by_device=held.by_device,
             state_8bit_share=held.share_8bit,
             **further,
         )
