@@ -254,7 +254,7 @@ def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:
         json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp", "measure": "train"}})
     )
     (made,) = read_records(tmp_path)
-    assert {key: made.result[key] for key in ("status", "optimizer", "workload", "seed", "measure")} == {
+    assert {key: getattr(made.result, key) for key in ("status", "optimizer", "workload", "seed", "measure")} == {
         "status": "interrupted", "optimizer": "adamw", "workload": "mlp", "seed": 7, "measure": "train",
     }  # fmt: skip
     assert ">None<" not in build(tmp_path).read_text()
