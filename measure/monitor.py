@@ -256,7 +256,7 @@ class OptimizerMonitor:
 
     def settle(self, wait: bool = False) -> None:
         """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self.read_back.waited_seconds
         for one in self.read_back.collect(wait):
             durations = one.durations(self.clock)
             for name in TIMED:
@@ -270,7 +270,8 @@ class OptimizerMonitor:
             spent = None if step is None else step + (durations["estimator"] or 0.0)
             self.elapsed = None if spent is None or self.elapsed is None else self.elapsed + spent
             self.on_line({**one.line(durations), "elapsed": self.elapsed})
-        self.settling_seconds += time.perf_counter() - begin
+        waited = self.read_back.waited_seconds - waited  # for the device, which does the loop's work meanwhile
+        self.settling_seconds += time.perf_counter() - begin - waited
 
     # What it found.
 

@@ -1,6 +1,7 @@
 """One observed step, and how its values get from the device to a line of the record without stopping the loop."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,7 @@ class ReadBack:
 
     def __init__(self) -> None:
         self.waiting: list[Observation] = []
+        self.waited_seconds = 0.0  # for the device, all in all
 
     @staticmethod
     def settles_at_once(tensor: Tensor) -> bool:
@@ -153,7 +155,9 @@ class CudaReadBack(ReadBack):
             self._copy()
         while self.copying and (wait or self.copying[0][2].query()):
             batch, pinned, passed = self.copying.pop(0)
+            begin = time.perf_counter()
             passed.synchronize()
+            self.waited_seconds += time.perf_counter() - begin
             numbers = iter(pinned.tolist())
             for one in batch:
                 one.settle({name: next(numbers) for name in one.tensors()})

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import types
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from conf.child import _watched
+from measure import OptimizerMonitor
 from measure.allocator import Allocator, CudaAllocator
 from measure.clock import CudaClock, HostClock, clock_for
 from measure.environment import describe, git_state, graphics, scrub
@@ -231,3 +233,20 @@ def test_values_come_back_in_batches_in_order_without_waiting(events: None, monk
     assert [one.losses[0] for one in found] == [float(index) for index in range(READ_BACK_EVERY)]
     assert [one.values["a"] for one in found] == [-float(index) for index in range(READ_BACK_EVERY)]
     assert [one.index for one in read_back.collect(wait=True)] == [READ_BACK_EVERY, READ_BACK_EVERY + 1]
+
+
+def test_waiting_for_the_device_is_no_cost_of_the_monitor(events: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaReadBack, "settles_at_once", staticmethod(lambda tensor: False))
+    monkeypatch.setattr(Event, "synchronize", lambda event: time.sleep(0.2))
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    monitor = OptimizerMonitor(model, optimizer)
+    monitor.read_back = CudaReadBack(torch.device("cpu"))
+    with monitor:
+        loss = model(torch.ones(1, 2)).sum()
+        loss.backward()
+        optimizer.step()
+        monitor.record(loss)
+    assert monitor.read_back.waited_seconds >= 0.2
+    assert monitor.settling_seconds < 0.2
+    assert len(monitor.lines) == 1
