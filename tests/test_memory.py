@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.optimizer import _foreach_supported_types
 
 from optimeter.measure.jobs.build import optimizer_builder
 from optimeter.measure.memory.ledger import leaves, ledger, role_of, tensor_bytes
 from optimeter.measure.memory.prediction import predict, to_mode
-from tests.conftest import PROJECT
+from tests.conftest import composed, names
 
-YAMLS = sorted(path.stem for path in (PROJECT / "conf/optimizer").glob("*.yaml") if path.stem != "any")
+YAMLS = [name for name in names("optimizer") if name != "any"]
 # Bytes a parameter on one 4096×1024 fp32 matrix; what is not listed is only predicted and walked.
 EXPECTED = {
     **dict.fromkeys(("adam", "adamw", "bnb_adamw", "torch_adam", "torch_adamw", "torch_adamw_foreach"), 8.0),
@@ -35,8 +34,7 @@ devices = pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_
 
 
 def spec_of(name: str) -> dict[str, Any]:
-    spec = OmegaConf.to_container(OmegaConf.load(PROJECT / f"conf/optimizer/{name}.yaml"))
-    assert isinstance(spec, dict)
+    spec: dict[str, Any] = composed(f"optimizer={name}")["optimizer"]
     return spec
 
 
