@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from optimeter.measure.records.record import Place, read_records
+from optimeter.measure.records.folder import Place
+from optimeter.measure.records.read import read_records
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
 from optimeter.reports.comparison import comparison, paired_difference, summary
