@@ -79,8 +79,8 @@ class Measure:
     """One way to measure an optimizer on a workload; its constructor takes the arguments in its YAML.
 
     The constructor raises ValueError, in one line, for a value that cannot be; the sweep is then refused before
-    anything runs. A YAML may name further optimizers, `optimizers: {baseline: ${baseline}}`: they are no arguments but
-    come as `trial.others`. With an argument `shapes` that is given, parameters of these shapes are the workload.
+    anything runs. Two keys of a YAML are no arguments: `optimizers: {baseline: ${baseline}}` names further optimizers,
+    which come as `trial.others`; `shapes: 8*1024x1024`, where it is given, puts such parameters in the workload's place.
     """
 
     trains = True  # whether it makes training steps; where it does not, neither curvature nor clipping is asked for
