@@ -21,7 +21,7 @@ from optimeter.conf.compose import Config, compose
 from optimeter.measure.jobs.child import estimate, identify, look, make
 from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.isolate import run_isolated
-from optimeter.measure.jobs.sweep import Job, exit_code, planned, run_jobs, told_apart
+from optimeter.measure.jobs.sweep import Job, exit_code, run_jobs, told_apart
 from optimeter.measure.records.record import VOLATILE, Place, read_records, run_id, slug
 
 SWEEP = "OPTIMETER_SWEEP"  # Hydra's own folder for a sweep: a temporary one
@@ -135,7 +135,7 @@ def last_line(path: Path) -> str:
 def job_of(config: Config, machine: Config, known: dict[str, Config]) -> Job:
     """The run that a configuration stands for, with its identity."""
     if machine["device"] is None:
-        raise Refused("device=cuda: torch sees no CUDA device here; use device=cpu")
+        raise Refused(f"device={config['device']}: {machine['reason']}")
     answers = {part: known[key(part, spec)] for part, spec in parts_of(config)}
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     same = {name: value for name, value in stored.items() if name not in VOLATILE}
@@ -215,7 +215,7 @@ def like(known: Config) -> tuple:
 
 def in_words(found: Config) -> str:
     """The estimate of one run's memory, or why there is none."""
-    return found.get("unsupported") or found.get("unknown") or planned(found)
+    return found.get("unsupported") or found.get("unknown") or found["planned"]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from optimeter.measure.devices import Device
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
     *("torch", "triton", "numpy", "hydra-core", "scikit-learn", "bitsandbytes", "torchao"),
@@ -20,7 +22,7 @@ VARIABLES = (
 )
 
 
-def describe(device: str | None) -> dict[str, Any]:
+def describe(device: Device | None) -> dict[str, Any]:
     """The record's `environment` block; what cannot be told is None, or a dict with a `reason`."""
     import torch
 
@@ -31,7 +33,7 @@ def describe(device: str | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": {name: found for name in PACKAGES if (found := installed(name))},
         "cpu": processor() | {"threads": torch.get_num_threads()},
-        "gpu": graphics(device) if device == "cuda" else None,
+        "gpu": device.describe() if device else None,
         "flags": {
             "matmul_precision": torch.get_float32_matmul_precision(),
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -88,32 +90,6 @@ def _lines(path: str) -> list[str]:
 
 def _first(lines: Iterable[str], key: str) -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
-
-
-def graphics(device: str) -> dict[str, Any]:
-    """Name, memory, capability, CUDA and driver of the GPU."""
-    import torch
-
-    properties = torch.cuda.get_device_properties(device)
-    block = {
-        "name": properties.name,
-        "memory_bytes": properties.total_memory,
-        "capability": f"{properties.major}.{properties.minor}",
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-    }
-    try:
-        import pynvml
-
-        from optimeter.measure.devices.gpu import handle
-
-        gpu = handle()
-        block |= {"driver": pynvml.nvmlSystemGetDriverVersion()}
-        block |= {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3}
-        block |= {"other_processes": len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)) - 1}
-    except Exception as error:  # whatever NVML says, the run goes on without these
-        block |= {"driver": None, "reason": f"NVML: {type(error).__name__}: {error}"}
-    return block
 
 
 def scrub(text: str) -> str:

@@ -80,7 +80,7 @@ class Measure:
 
     The constructor raises ValueError, in one line, for a value that cannot be; the sweep is then refused before
     anything runs. Two keys of a YAML are no arguments: `optimizers: {baseline: ${baseline}}` names further optimizers,
-    which come as `trial.others`; `shapes: 8*1024x1024`, where it is given, puts such parameters in the workload's place.
+    which come as `trial.others`; `shapes: 8*1024x1024`, where given, puts such parameters in the workload's place.
     """
 
     trains = True  # whether it makes training steps; where it does not, neither curvature nor clipping is asked for

@@ -57,7 +57,7 @@ class Overhead(Measure):
                 steps=monitor.steps,
                 parameters=parameter_counts(loop.loop.model),
                 memory=monitor.memory(),
-                time=monitor.times(),
+                time=monitor.timing(),
                 overhead=concluded(
                     schema.Overhead(
                         block_steps=loop.block_steps,
@@ -111,11 +111,12 @@ class MonitoredLoop:
             self.loop.model,
             self.loop.optimizer,
             sample_every=sample_every,
+            device=trial.device,
             on_line=lambda line: sink.write(to_line(line)),
         )
         with self.monitor:
             self._run(CALIBRATION_STEPS + 8, self.monitor)
-        self.step_seconds = median(self.monitor.times_of["step"][CALIBRATION_STEPS:])
+        self.step_seconds = median(self.monitor.times["step"][CALIBRATION_STEPS:])
         self.block_steps = max(1, round(block_seconds / self.step_seconds))
 
     def _run(self, steps: int, monitor: OptimizerMonitor | None = None, delay: float = 0.0) -> None:

@@ -85,7 +85,7 @@ def plan(
     closure: bool = False,
     device: torch.device | str | None = None,
 ) -> MemoryPlan:
-    """What `model` and the optimizer that `build(parameters)` makes will hold; nothing of the model's size is allocated.
+    """What `model` will hold with the optimizer that `build(parameters)` makes. No data are allocated.
 
     named: `build` takes (name, parameter) pairs. sparse: gradients are. closure: step() needs one. device: whose code
     is stepped, by default the parameters' own, or the CPU's for a model on the meta device. Raises ValueError for a
@@ -131,9 +131,7 @@ class Plan(Measure):
         missing = {"quality": NO_TRAINING, "plan.activations": ACTIVATIONS}
         if sparse:
             missing["plan.gradient_bytes"] = SPARSE
-        return schema.Findings(
-            status="ok", parameters=parameters, memory=memory, plan=planned.block(), missing=missing
-        )
+        return schema.Findings(status="ok", parameters=parameters, memory=memory, plan=planned.block(), missing=missing)
 
     def line(self, findings: schema.Findings) -> str:
         """As in "180.9 GB: 45.2 parameters, 45.2 gradients, 90.5 state, 0.1 step; fits 192 GB"."""

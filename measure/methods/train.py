@@ -67,6 +67,7 @@ class Training:
             self.loop.optimizer,
             sample_every=sample_every,
             roles=trial.optimizer.roles,
+            device=trial.device,
             on_line=self._on_line,
         )
         self.missing: dict[str, str] = {}
@@ -177,7 +178,7 @@ class Training:
 
     def _findings(self, checks: Checks) -> Findings:
         memory = self.monitor.memory()
-        time = self.monitor.times()
+        time = self.monitor.timing()
         self._complete(memory)
         self.missing |= self.monitor.missing()
         return Findings(

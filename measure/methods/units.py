@@ -8,7 +8,6 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
 
 def scaled(value: float, units: Mapping[str, float]) -> str:
     """A number in the largest unit of which there is one: "36.2 MB"."""
-    for name, size in units.items():
-        if value >= size:
-            break
-    return f"{value / size:.4g} {name}"
+    fitting = (unit for unit, size in units.items() if value >= size)
+    unit = next(fitting, list(units)[-1])
+    return f"{value / units[unit]:.4g} {unit}"

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimeter.measure.devices.allocator import allocator_for
-from optimeter.measure.devices.clock import clock_for
+from optimeter.measure.devices import Device, device_for
 from optimeter.measure.memory.ledger import Ledger, ledger, parameter_counts
-from optimeter.measure.monitor.observation import CudaReadBack, Observation, ReadBack, Span, Value
+from optimeter.measure.monitor.observation import Observation, Span, Value
 from optimeter.measure.monitor.sampling import Sampler, Schedule
+from optimeter.measure.records.fields import to_plain
+from optimeter.measure.records.schema import Memory, Times
 from optimeter.measure.statistics import spread
 
 STATE_IS_THERE_AFTER = 2  # steps: some optimizers only look at the first gradient
@@ -42,6 +43,7 @@ class OptimizerMonitor:
     "auto" samples the first 32 steps and then as often as keeps sampling under 0.4 % of the step time. `roles` labels
     further state keys for the memory ledger. `on_line` receives each step's line when it is known, some steps later
     or when the block is left; without it the lines stay in `lines`.
+    `device` is what the parameters lie on. Raises ValueError where there is nothing to watch, or no clock for it.
     """
 
     def __init__(
@@ -52,16 +54,17 @@ class OptimizerMonitor:
         sample_every: int | str = "auto",
         roles: Mapping[str, str] | None = None,
         on_line: Callable[[dict[str, Any]], object] | None = None,
+        device: Device | None = None,
     ) -> None:
         self.model, self.optimizer, self.roles = model, optimizer, roles
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("OptimizerMonitor: the model has no trainable parameter")
-        self.device = self.parameters[0].device
-        self.clock, self.allocator = clock_for(self.device), allocator_for(self.device)
+        self.device = device or device_for(self.parameters[0].device)
+        self.allocator = self.device.allocator()
         self.schedule = Schedule(sample_every)
         self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer)
-        self.read_back = CudaReadBack(self.device) if self.device.type == "cuda" else ReadBack()
+        self.read_back = self.device.read_back()
         self.lines: list[dict[str, Any]] = []
         self.on_line = on_line or self.lines.append
         self.times: dict[str, list[float]] = {name: [] for name in (*TIMED, "optimizer_host")}
@@ -112,7 +115,7 @@ class OptimizerMonitor:
             return
         if self._depth["step"] and self._current:
             self._current.closure = True
-        now = self.clock.stamp()
+        now = self.device.stamp()
         self._end_backward(now)
         self._forward_begin = now
         self._begin_step(now)
@@ -121,7 +124,7 @@ class OptimizerMonitor:
         self._depth["forward"] -= 1
         if self._depth["forward"] or self._current is None or self._forward_begin is None:
             return
-        now = self.clock.stamp()
+        now = self.device.stamp()
         self._current.forward.append((self._forward_begin, now))
         self._forward_begin, self._backward_begin = None, now
         self._end_phase("forward")
@@ -130,7 +133,7 @@ class OptimizerMonitor:
         self._depth["step"] += 1
         if self._depth["step"] > 1 or self._muted:  # where a subclass's step calls its parent's, hooks fire twice
             return
-        now = self.clock.stamp()
+        now = self.device.stamp()
         self._end_backward(now)
         one = self._begin_step(now)
         lr = self.optimizer.param_groups[0].get("lr")
@@ -139,7 +142,7 @@ class OptimizerMonitor:
             self.sampler.before(one)
             self.allocator.begin()
         self._held = self.allocator.held() if one.index <= STATE_IS_THERE_AFTER else None
-        self._host_begin, self._optimizer_begin = time.perf_counter(), self.clock.stamp()
+        self._host_begin, self._optimizer_begin = time.perf_counter(), self.device.stamp()
         if one.sampled:
             one.excluded.append((now, self._optimizer_begin))
             one.sampling.append((now, self._optimizer_begin))
@@ -149,7 +152,7 @@ class OptimizerMonitor:
         one = self._current
         if self._depth["step"] or self._muted or one is None:
             return
-        now = self.clock.stamp()
+        now = self.device.stamp()
         one.estimator, self._estimates = self._estimates, []
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
         self._end_phase("step", self.sampler.scratch_bytes)
@@ -158,7 +161,7 @@ class OptimizerMonitor:
             self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
         if one.sampled:
             self.sampler.after(one)
-            one.sampling.append((now, self.clock.stamp()))
+            one.sampling.append((now, self.device.stamp()))
         self._current, self._stepped, self._backward_begin = None, one, None
         if one.losses:
             self._complete()
@@ -176,7 +179,7 @@ class OptimizerMonitor:
         if one is None:
             raise RuntimeError("monitor.record(loss) came before any forward or step; was the monitor entered?")
         if one is self._current and self._has_gradients():
-            self._end_backward(self.clock.stamp())
+            self._end_backward(self.device.stamp())
         one.losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         one.extra |= extra
         if one is self._stepped:
@@ -185,7 +188,7 @@ class OptimizerMonitor:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Keep what happens inside ("evaluation", "estimator") out of the step; its peak and time are its own."""
-        begin, in_backward = self.clock.stamp(), self._backward_begin is not None and not self._has_gradients()
+        begin, in_backward = self.device.stamp(), self._backward_begin is not None and not self._has_gradients()
         self._end_backward(begin)
         may_begin_state = name == ESTIMATOR and self.steps < STATE_IS_THERE_AFTER
         held = self.allocator.held(settled=True) if may_begin_state else None
@@ -199,7 +202,7 @@ class OptimizerMonitor:
                 grown = (self.allocator.held(settled=True) or 0) - held
                 self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
             self.allocator.phase_ends(name)
-            span = (begin, self.clock.stamp())
+            span = (begin, self.device.stamp())
             self.phases.setdefault(name, []).append(span)
             if name == ESTIMATOR:
                 self._estimates.append(span)
@@ -244,7 +247,7 @@ class OptimizerMonitor:
         """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
         begin = time.perf_counter()
         for one in self.read_back.collect(wait):
-            durations = one.durations(self.clock)
+            durations = one.durations(self.device)
             for name in TIMED:
                 if (seconds := durations[name]) is not None:
                     self.times[name].append(seconds)
@@ -272,38 +275,38 @@ class OptimizerMonitor:
 
     def summary(self) -> dict[str, Any]:
         """The record's blocks `parameters`, `memory` and `time`; steps under way are read back first."""
+        blocks = {"parameters": parameter_counts(self.model), "memory": self.memory(), "time": self.timing()}
+        return {name: to_plain(block) for name, block in blocks.items()}
+
+    def memory(self) -> Memory:
+        """What the optimizer holds now, and the peaks so far; steps under way are read back first."""
         self.settle(wait=True)
-        return {"parameters": parameter_counts(self.model), "memory": self._memory(), "time": self._time()}
+        counted = self.allocator.reason is None
+        return Memory.of(
+            self.ledger(),
+            sum(p.numel() for p in self.parameters),
+            allocator_state_bytes=self.allocator_state_bytes if counted else None,
+            gradient_bytes=self.sampler.gradient_bytes,
+            transient_bytes=self.allocator.transient(),
+            peak_bytes=self.allocator.peaks(),
+            peak_source="allocator" if counted else None,
+            process_peak_bytes=process_peak_bytes(),
+        )
 
-    def _memory(self) -> dict[str, Any]:
-        held, trainable = self.ledger(), sum(p.numel() for p in self.parameters)
-        allocated = self.allocator_state_bytes
-        return {
-            "state_bytes": held.state_bytes,
-            "state_bytes_per_parameter": held.state_bytes / trainable,
-            "by_role": held.by_role,
-            "by_dtype": held.by_dtype,
-            "state_8bit_share": held.share_8bit,
-            "predicted_state_bytes": None,
-            "allocator_state_bytes": allocated if self.allocator.reason is None else None,
-            "unexplained_bytes": None,
-            "gradient_bytes": self.sampler.gradient_bytes,
-            "transient_bytes": self.allocator.transient(),
-            "peak_bytes": self.allocator.peaks(),
-            "peak_source": "allocator" if self.allocator.reason is None else None,
-            "process_peak_bytes": process_peak_bytes(),
-        }
-
-    def _time(self) -> dict[str, Any]:
-        block: dict[str, Any] = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
-        if self.device.type != "cuda":
-            del block["optimizer_host"]  # the host waits for every operation: the same number
-        step, optimizer = block["step"], block["optimizer"]
-        spans = self.phases.get(ESTIMATOR, [])
-        block["estimator"] = spread([self.clock.seconds(*span) for span in spans])
-        block["first_step"] = self.times["step"][0] if self.times["step"] else None
-        block["optimizer_share"] = optimizer["median"] / step["median"] if step and optimizer else None
-        return block
+    def timing(self) -> Times:
+        """How long the steps took, the first ones left out; steps under way are read back first."""
+        self.settle(wait=True)
+        spreads = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
+        if self.device.host_waits:
+            spreads["optimizer_host"] = None  # the same number: the host waits for every operation
+        step, optimizer = spreads["step"], spreads["optimizer"]
+        estimates = [self.device.seconds(*span) for span in self.phases.get(ESTIMATOR, [])]
+        return Times(
+            **spreads,
+            estimator=spread(estimates),
+            first_step=self.times["step"][0] if self.times["step"] else None,
+            optimizer_share=optimizer.median / step.median if step and optimizer else None,
+        )
 
     def plot(self, path: str | Path) -> None:
         """Draw the trends of what was recorded: loss, gradient norm, memory and moment memory over the steps."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimeter.measure.devices.allocator import Allocator
+from optimeter.measure.devices import Allocator
 from optimeter.measure.memory.ledger import Ledger, tensor_bytes
 from optimeter.measure.monitor import probe
 from optimeter.measure.monitor.observation import Observation
