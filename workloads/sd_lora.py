@@ -45,6 +45,7 @@ class SDLora(Workload):
 
     data = DATA
     libraries = ("diffusers", "peft", "transformers", "pillow")
+    installed_by = "optimeter[finetune]"
 
     def __init__(
         self,

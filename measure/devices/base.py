@@ -206,9 +206,9 @@ def _import_all() -> None:
 
 
 def names() -> list[str]:
-    """The devices that can be measured, whether or not they are here."""
+    """The devices that can be measured, by name; whether one is here is another question."""
     _import_all()
-    return list(DEVICES)
+    return sorted(DEVICES)
 
 
 def device_for(device: "str | torch.device | Device") -> Device:

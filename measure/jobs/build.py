@@ -130,9 +130,18 @@ def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str
 
 
 def build_workload(spec: dict[str, Any], listed_only: bool = False) -> Workload:
-    """The workload; raises Refused for arguments that its constructor rejects."""
+    """The workload; raises Unsupported where a library of its is not installed."""
     cls = resolve("workload", spec, listed_only)
+    check_libraries(cls)
     return cls(**arguments(spec))
+
+
+def check_libraries(workload: type[Workload]) -> None:
+    """Raise Unsupported where a distribution that the workload's model is made of is not installed."""
+    missing = [name for name in workload.libraries if installed(name) is None]
+    if missing:
+        wanted = f"'{workload.installed_by}'" if workload.installed_by else " ".join(missing)
+        raise Unsupported(f"pip install {wanted}: {workload.__name__} needs {', '.join(missing)}")
 
 
 def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict[str, Any]:

@@ -78,9 +78,11 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
     """Build what the configuration names and measure it: the blocks of the record, whatever happens."""
     import traceback
 
+    from optimeter.workloads.core.workload import NoTask
+
     try:
         return _measure(payload, folder, send)
-    except (Unsupported, NotImplementedError) as reason:
+    except (Unsupported, NoTask) as reason:  # not every NotImplementedError: torch raises it for a kernel that it lacks
         return {"status": "unsupported", "reason": str(reason)}
     except Exception as error:
         traceback.print_exc()  # to log.txt
@@ -183,7 +185,16 @@ def ignored(news: Any) -> None:
     """Nobody listens to an estimate."""
 
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's CPU allocator
+    "CUDA error: out of memory",  # outside torch's allocator, as for pinned memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -21,6 +21,8 @@ VARIABLES = (
     *("CUBLAS_WORKSPACE_CONFIG", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET"),
 )
 
+COMMIT, DIRTY = "OPTIMETER_COMMIT", "OPTIMETER_DIRTY"  # the second is 1 where files differ from the commit
+
 
 def describe(device: Device | None) -> dict[str, Any]:
     """The record's `environment` block; what cannot be told is None, or a dict with a `reason`."""
@@ -36,6 +38,7 @@ def describe(device: Device | None) -> dict[str, Any]:
         "gpu": device.describe() if device else None,
         "flags": {
             "matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
@@ -52,7 +55,10 @@ def installed(package: str) -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the project, and whether and how its files differ from it."""
+    """Commit of the project, and whether and how its files differ from it.
+
+    For a copy without its repository whoever made it may say both, in variables of the environment.
+    """
     try:
         if Path(_git("rev-parse", "--show-toplevel").strip()).resolve() != PROJECT:
             return {"reason": "the project is not run from its repository"}
@@ -60,7 +66,9 @@ def git_state() -> dict[str, Any]:
         difference = hashlib.sha256((_git("diff", "HEAD") + changes).encode()).hexdigest() if changes else None
         return {"commit": commit, "dirty": bool(changes), "difference_sha256": difference}
     except (OSError, subprocess.SubprocessError) as error:
-        return {"reason": f"git: {type(error).__name__}"}
+        said = os.environ.get(COMMIT)
+        known = {"commit": said, "dirty": os.environ.get(DIRTY) == "1", "source": COMMIT} if said else {}
+        return {"reason": f"git: {type(error).__name__}"} | known
 
 
 def _git(*arguments: str) -> str:

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from optimeter.measure.memory.ledger import walk
 from optimeter.measure.memory.live import LiveBytes
-from optimeter.measure.records.record import in_short
+from optimeter.measure.records.write import in_short
 
 if TYPE_CHECKING:
     from optimeter.measure.methods.loop import Loop

@@ -95,8 +95,8 @@ class Measure:
         """Measure once, in this process, and return what was found: bytes, seconds, losses.
 
         `status` is "ok" or "diverged". A block of one's own goes into `extra`, as plain JSON. What is None for a reason
-        has it in `missing`, under its path ("memory.peak_bytes"). It may raise: Unsupported and NotImplementedError
-        become the status *unsupported* with their text, out of memory *oom*, everything else *error*.
+        has it in `missing`, under its path ("memory.peak_bytes"). It may raise: Unsupported, and a
+        workload's NoTask, become the status *unsupported* with their text, out of memory *oom*, all else *error*.
         """
         raise NotImplementedError(f"{type(self).__name__} has no run(trial)")
 

@@ -13,7 +13,7 @@ from optimeter.measure.memory.prediction import predict, to_mode
 from optimeter.measure.methods.base import Recipe
 from optimeter.measure.methods.settings import Settings, to_device
 from optimeter.measure.monitor.probe import fingerprints
-from optimeter.measure.records.record import in_short
+from optimeter.measure.records.write import in_short
 from optimeter.workloads.core.workload import Workload
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from optimeter.measure.methods.loop import Loop
 from optimeter.measure.monitor.monitor import OptimizerMonitor
 from optimeter.measure.monitor.sampling import CALIBRATION_STEPS
 from optimeter.measure.records import schema
-from optimeter.measure.records.record import to_line
+from optimeter.measure.records.write import to_line
 from optimeter.measure.statistics import median
 
 OFF, ON, ONE, TWO = "off", "on", "+1 %", "+2 %"

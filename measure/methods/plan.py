@@ -40,6 +40,7 @@ class MemoryPlan:
     state_bytes: int  # what the optimizer keeps between two steps
     by_role: dict[str, int]  # of the state: "first_moment", "second_moment", …
     by_dtype: dict[str, int]  # of the state
+    by_device: dict[str, int]  # of the state, by type of device
     share_8bit: float  # of the trainable elements: those whose state rests in 8 bits or fewer
     transient_bytes: int  # the most that a step of the optimizer takes beside what it leaves behind
     host_reads: int  # values that a step reads back to the host
@@ -106,6 +107,7 @@ def plan(
         state_bytes=prediction.ledger.state_bytes,
         by_role=prediction.ledger.by_role,
         by_dtype=prediction.ledger.by_dtype,
+        by_device=prediction.ledger.by_device,
         share_8bit=prediction.ledger.share_8bit,
         transient_bytes=prediction.transient_bytes,
         host_reads=prediction.host_reads,

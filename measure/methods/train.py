@@ -200,7 +200,10 @@ class Training:
             self._follow_a_step(memory)
         else:
             memory.allocator_state_bytes += self.loop.built_bytes or 0
-            memory.unexplained_bytes = memory.allocator_state_bytes - (memory.state_bytes or 0)
+            # What the allocator counted in the first steps, beside what lay on the device after them: some of it may
+            # be given up later, and what lies on the host, as the step of torch's own Adam does, was never counted.
+            walked = self.monitor.walked_bytes.get(self.trial.device.torch.type, 0)
+            memory.unexplained_bytes = memory.allocator_state_bytes - walked
         memory.predicted_state_bytes, reason = self.loop.predicted_state_bytes()
         if reason:
             self.missing["memory.predicted_state_bytes"] = reason

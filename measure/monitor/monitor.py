@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimeter.measure.devices import Device, device_for
+from optimeter.measure.devices import Device, UnknownDevice, device_for
 from optimeter.measure.memory.ledger import Ledger, ledger, parameter_counts
 from optimeter.measure.monitor.observation import Observation, Span, Value
 from optimeter.measure.monitor.sampling import Sampler, Schedule
@@ -60,7 +60,10 @@ class OptimizerMonitor:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("OptimizerMonitor: the model has no trainable parameter")
-        self.device = device or device_for(self.parameters[0].device)
+        try:
+            self.device = device or device_for(self.parameters[0].device)
+        except UnknownDevice as unknown:
+            raise UnknownDevice(f"OptimizerMonitor: {unknown}") from None
         self.allocator = self.device.allocator()
         self.schedule = Schedule(sample_every)
         self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer)
@@ -73,7 +76,8 @@ class OptimizerMonitor:
         self.settling_seconds = 0.0  # spent on turning steps into lines, all in all
         self.steps = 0
         self.elapsed: float | None = 0.0  # seconds of all steps read back so far, estimates too, if they could be told
-        self.allocator_state_bytes: int | None = None
+        self.allocator_state_bytes: int | None = None  # what the first steps allocated and left
+        self.walked_bytes: dict[str, int] = {}  # by type of device, after the same steps
         self._held: int | None = None
         self._handles: list[Any] = []
         self._estimates: list[Span] = []  # since the last step
@@ -117,8 +121,7 @@ class OptimizerMonitor:
             self._current.closure = True
         now = self.device.stamp()
         self._end_backward(now)
-        self._forward_begin = now
-        self._begin_step(now)
+        self._forward_begin = self._after_look(self._begin_step(now), now)
 
     def _on_forward_end(self, *_: Any) -> None:
         self._depth["forward"] -= 1
@@ -126,8 +129,8 @@ class OptimizerMonitor:
             return
         now = self.device.stamp()
         self._current.forward.append((self._forward_begin, now))
-        self._forward_begin, self._backward_begin = None, now
         self._end_phase("forward")
+        self._forward_begin, self._backward_begin = None, self._after_look(self._current, now)
 
     def _on_step_begin(self, *_: Any) -> None:
         self._depth["step"] += 1
@@ -140,8 +143,9 @@ class OptimizerMonitor:
         one.lr = lr.clone() if isinstance(lr, Tensor) else lr
         if one.sampled:
             self.sampler.before(one)
+        self._held = self.allocator.held(settled=True) if one.index <= STATE_IS_THERE_AFTER else None
+        if one.sampled:
             self.allocator.begin()
-        self._held = self.allocator.held() if one.index <= STATE_IS_THERE_AFTER else None
         self._host_begin, self._optimizer_begin = time.perf_counter(), self.device.stamp()
         if one.sampled:
             one.excluded.append((now, self._optimizer_begin))
@@ -157,8 +161,9 @@ class OptimizerMonitor:
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
         self._end_phase("step", self.sampler.scratch_bytes)
         if self._held is not None:
-            grown = (self.allocator.held() or 0) - self._held
+            grown = (self.allocator.held(settled=True) or 0) - self._held
             self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
+            self.walked_bytes = self.ledger().by_device
         if one.sampled:
             self.sampler.after(one)
             one.sampling.append((now, self.device.stamp()))
@@ -179,7 +184,9 @@ class OptimizerMonitor:
         if one is None:
             raise RuntimeError("monitor.record(loss) came before any forward or step; was the monitor entered?")
         if one is self._current and self._has_gradients():
-            self._end_backward(self.device.stamp())
+            now = self.device.stamp()
+            self._end_backward(now)
+            self._after_look(one, now)
         one.losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         one.extra |= extra
         if one is self._stepped:
@@ -194,21 +201,23 @@ class OptimizerMonitor:
         held = self.allocator.held(settled=True) if may_begin_state else None
         self.allocator.begin()
         self._muted = True
+        start = self.device.stamp()
         try:
             yield
         finally:
+            span = (start, self.device.stamp())
             self._muted = False
             if held is not None:
                 grown = (self.allocator.held(settled=True) or 0) - held
                 self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
             self.allocator.phase_ends(name)
-            span = (begin, self.device.stamp())
+            after = self.device.stamp()
             self.phases.setdefault(name, []).append(span)
             if name == ESTIMATOR:
                 self._estimates.append(span)
             if self._current:
-                self._current.excluded.append(span)
-            self._backward_begin = span[1] if in_backward else None
+                self._current.excluded.append((begin, after))
+            self._backward_begin = after if in_backward else None
 
     # What happens at those events.
 
@@ -230,6 +239,14 @@ class OptimizerMonitor:
     def _end_phase(self, name: str, scratch: int = 0) -> None:
         if self._current and self._current.sampled:
             self.allocator.phase_ends(name, scratch)
+
+    def _after_look(self, one: Observation, now: Any) -> Any:
+        """When the next span begins, where the last ended `now`: a look at the allocator between them is in neither."""
+        if not one.sampled or self.allocator.reason is not None:
+            return now
+        again = self.device.stamp()
+        one.excluded.append((now, again))
+        return again
 
     def _has_gradients(self) -> bool:
         """Whether a backward has been (unless the last gradients were kept as zeros)."""
@@ -310,7 +327,7 @@ class OptimizerMonitor:
 
     def plot(self, path: str | Path) -> None:
         """Draw the trends of what was recorded: loss, gradient norm, memory and moment memory over the steps."""
-        from optimeter.measure.monitor.trends import draw_trends  # matplotlib takes half a second to import
+        from optimeter.measure.records.trends import draw_trends  # matplotlib takes half a second to import
 
         self.settle(wait=True)
         draw_trends(self.lines, path)
