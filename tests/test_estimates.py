@@ -9,8 +9,9 @@ from torch import nn
 
 from optimeter import optimizers, workloads
 from optimeter.measure.devices import device_for
-from optimeter.measure.jobs.build import about, build_workload
+from optimeter.measure.jobs.build import build_workload
 from optimeter.measure.jobs.child import measure_of, recipe_of, settings_of
+from optimeter.measure.jobs.parts import about
 from optimeter.measure.methods.base import Trial
 from optimeter.measure.records.schema import Findings
 from tests.conftest import composed

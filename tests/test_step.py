@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from optimeter.conf import Refused
 from optimeter.conf.shapes import parse_shapes
 from optimeter.measure.devices import device_for
+from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.methods.bandwidth import copy_rates
 from optimeter.measure.methods.base import Recipe, Trial
 from optimeter.measure.methods.contestant import Contestant, minimum_bytes

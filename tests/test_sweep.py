@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from optimeter.measure.jobs.sweep import Job, told_apart
+from optimeter.measure.jobs.job import Job
+from optimeter.measure.jobs.sweep import told_apart
 from optimeter.measure.records.record import Place
 
 
 def job(label: str, **config: Any) -> Job:
-    return Job(label, Place(Path("runs"), label), {}, {"config": config}, "")
+    return Job(label, Place(Path("runs"), label), {}, {"config": config})
 
 
 def labels(*jobs: Job) -> list[str]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from optimeter.measure.jobs.build import about, build_workload, optimizer_builder
+from optimeter.measure.jobs.build import build_workload, optimizer_builder
+from optimeter.measure.jobs.parts import about
 from tests.conftest import composed, names
 from tests.trials import train
 

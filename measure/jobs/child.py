@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimeter.conf import Refused, Unsupported
-from optimeter.conf.check import parts_of
+from optimeter.measure.jobs.outcomes import Refused, Unsupported
+from optimeter.measure.jobs.parts import about, parts_of
 from optimeter.measure.records.record import in_short
 
 Send = Callable[[Any], None]
@@ -18,8 +18,8 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
     from optimeter.measure.devices import resolve
-    from optimeter.measure.jobs.build import identity
     from optimeter.measure.jobs.environment import describe
+    from optimeter.measure.jobs.sources import identity
 
     try:
         found = resolve(device)
@@ -64,12 +64,14 @@ def _try_arguments(name: str, build: Callable[..., Any]) -> None:
 
 def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
     """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
+    from optimeter.measure.jobs.sources import package_version
+
     try:
         return {name: question(*part)}
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Unsupported as reason:
-        return {"unsupported": str(reason)}
+        return {"unsupported": str(reason), "package": package_version(part[1]["_target_"].partition(".")[0])}
     except (ValueError, TypeError) as error:
         return {"refused": f"{part[0]}: {error}"}
 
@@ -142,7 +144,7 @@ def trial_of(payload: dict[str, Any], write: Any, progress: Any) -> Any:
 
 def recipe_of(name: str, spec: dict[str, Any], listed_only: bool, part: str) -> Any:
     """How to build one optimizer."""
-    from optimeter.measure.jobs.build import about, optimizer_builder, resolve
+    from optimeter.measure.jobs.build import optimizer_builder, resolve
     from optimeter.measure.methods import Recipe
 
     said = about(spec)
