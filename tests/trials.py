@@ -25,15 +25,16 @@ def trial(
     write: Callable[[dict[str, Any]], object] = ignored,
     progress: Callable[[Any], object] = ignored,
     others: dict[str, Recipe] | None = None,
+    device: str = "cpu",
     **settings: Any,
 ) -> Trial:
-    """A trial on the CPU; `build` takes (name, parameter) pairs."""
+    """A trial; `build` takes (name, parameter) pairs."""
     said = {key: settings.pop(key) for key in SAID if key in settings}
     return Trial(
         workload=workload,
         optimizer=Recipe("it", build, **said),
         settings=Settings(**{"steps": workload.steps} | settings),
-        device=device_for("cpu"),
+        device=device_for(device),
         others=others or {},
         write=write,
         progress=progress,
