@@ -324,12 +324,14 @@ class OptimizerMonitor:
         """How long the steps took, the first ones left out; steps under way are read back first."""
         self.settle(wait=True)
         spreads = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
-        if self.device.host_waits:
-            spreads["optimizer_host"] = None  # the same number: the host waits for every operation
         step, optimizer = spreads["step"], spreads["optimizer"]
         estimates = [self.device.seconds(*span) for span in self.phases.get(ESTIMATOR, [])]
         return Times(
-            **spreads,
+            step=step,
+            forward=spreads["forward"],
+            backward=spreads["backward"],
+            optimizer=optimizer,
+            optimizer_host=None if self.device.host_waits else spreads["optimizer_host"],
             estimator=spread(estimates),
             first_step=self.times["step"][0] if self.times["step"] else None,
             optimizer_share=optimizer.median / step.median if step and optimizer else None,
