@@ -162,7 +162,7 @@ def groups_of(records: Sequence[Record]) -> list[Group]:
         specs = [json.loads(spec) for spec in by_spec]
         for spec, differing, by_seed in zip(specs, differences(specs, absent=True), by_spec.values(), strict=True):
             key = json.dumps([name, {part: value for part, value in spec.items() if part != VERSION}], sort_keys=True)
-            ordered = tuple(by_seed[seed] for seed in sorted(by_seed, key=_order))
+            ordered = tuple(by_seed[seed] for seed in sorted(by_seed, key=seed_order))
             groups.append(Group(name_with(name, differing), key, ordered))
     return sorted(_numbered(groups), key=lambda group: group.label)
 
@@ -189,5 +189,6 @@ def _spec(record: Record) -> dict[str, Any]:
     return spec
 
 
-def _order(seed: int | None) -> tuple[bool, int]:
+def seed_order(seed: int | None) -> tuple[bool, int]:
+    """A key to sort seeds by: a run without one comes last."""
     return seed is None, seed or 0
