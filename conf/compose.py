@@ -74,9 +74,8 @@ def plan(cfg: "DictConfig", typed: str) -> Config:
     """A job's configuration as plain, complete, checked data; raises Refused, or PassedOver."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
-    config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain(cfg)
     chosen = HydraConfig.get().runtime.choices
     if config["replay"]:
         again = recorded(Path(config["replay"]))
@@ -97,6 +96,14 @@ def plan(cfg: "DictConfig", typed: str) -> Config:
     complete(config, chosen.get("experiment"))
     check(config)
     return config | {"command": typed}
+
+
+def plain(cfg: "DictConfig") -> Config:
+    """The composed configuration as dicts and lists, its interpolations resolved; YAML may say ${equal:one,other}."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("equal", lambda one, other: one == other, replace=True)
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def _is_step(config: Config) -> bool:
@@ -176,5 +183,3 @@ def complete(config: Config, experiment: str | None) -> None:
         if config[name] is None:
             config[name] = workload.get(name)
         workload[name] = config[name]
-    if workload.get("sparse") == "auto":
-        workload["sparse"] = (config["optimizer"].get("about") or {}).get("gradients") == "sparse"

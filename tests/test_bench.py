@@ -188,7 +188,9 @@ def test_faults_in_a_sweep(bench: Bench, tmp_path: Path) -> None:
     time.sleep(0.5)
     for pid in map(int, pids.read_text().split()):
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    report = subprocess.run([sys.executable, "-m", "optimeter.reports", "runs/default"], cwd=tmp_path, env=paths(), check=True)
+    report = subprocess.run(
+        [sys.executable, "-m", "optimeter.reports", "runs/default"], cwd=tmp_path, env=paths(), check=True
+    )
     assert report.returncode == 0
     page = (tmp_path / "runs/default/report/index.html").read_text()
     assert all(reason in page for reason in ("this optimizer raises", "SIGABRT", "pip install not-installed"))

@@ -55,7 +55,7 @@ def test_every_optimizer_composes_and_builds(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_our_yaml_has_every_argument_of_the_constructor(name: str) -> None:
     spec = composed(f"optimizer={name}")["optimizer"]
-    if not spec["_target_"].startswith("optimizers."):
+    if not spec["_target_"].startswith("optimeter.optimizers."):
         return
     known = accepted(inspect.signature(resolve("optimizer", spec)).parameters)
     assert known is not None
@@ -233,3 +233,10 @@ def test_nearest_names() -> None:
     assert nearest("adamm", ["adam", "sgd"]) == "; did you mean adam?"
     assert nearest("zzz", ["adam", "sgd"]) == "; there are adam, sgd"
     assert nearest("zzz", [f"name{i}" for i in range(20)]) == ""
+
+
+@pytest.mark.parametrize(("optimizer", "sparse"), [("adam", False), ("sparse_adam", True), ("torch_sgd", False)])
+def test_the_embeddings_gradients_follow_the_optimizer(optimizer: str, sparse: bool) -> None:
+    composition = f"optimizer={optimizer}", "workload=embedding"
+    assert composed(*composition)["workload"]["sparse"] is sparse
+    assert composed(*composition, "workload.sparse=true")["workload"]["sparse"] is True

@@ -194,4 +194,4 @@ def test_every_optimizer_has_its_file(tmp_path: Path) -> None:
     from optimeter import optimizers
 
     targets = {spec_of(name)["_target_"] for name in YAMLS}
-    assert {f"optimizers.{name}" for name in optimizers.__all__} <= targets
+    assert {f"optimeter.optimizers.{name}" for name in optimizers.__all__} <= targets

@@ -10,7 +10,7 @@ from tests.conftest import composed, names
 OURS = [
     n
     for n in names("optimizer")
-    if n != "any" and composed(f"optimizer={n}")["optimizer"]["_target_"].startswith("optimizers.")
+    if n != "any" and composed(f"optimizer={n}")["optimizer"]["_target_"].startswith("optimeter.optimizers.")
 ]
 
 

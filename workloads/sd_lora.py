@@ -45,6 +45,7 @@ class SDLora(Workload):
 
     data = DATA
     libraries = ("diffusers", "peft", "transformers", "pillow")
+    shaped_by = ("rank",)
 
     def __init__(
         self,

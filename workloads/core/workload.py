@@ -17,6 +17,10 @@ class Workload:
     `steps`, `eval_every` and `target` (a score to reach, or None) come from its YAML. `data` lists the files of
     installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity, as the
     versions of `libraries` do, the distributions that its model is made of.
+
+    `shaped_by` names the constructor's arguments that shape the model, in the order in which reports print them beside
+    the workload's name; `size` is printed anyway. `follows` names those that follow the optimizer: runs that differ in
+    one of them are still compared, as runs of different optimizers.
     """
 
     score_name = "loss"
@@ -24,6 +28,8 @@ class Workload:
     gradients = "dense"  # or "sparse": what its parameters receive
     data: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    shaped_by: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
 
     def __init__(self, *, steps: int, eval_every: int | None = None, target: float | None = None) -> None:
         self.steps, self.eval_every, self.target = steps, eval_every, target
