@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from optimeter.measure.monitor.trends import draw_trends
+from optimeter.measure.records.trends import draw_trends
 from optimeter.reports.group import Group, Setting, at
 
 DPI = 110

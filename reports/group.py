@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from optimeter.measure.records.fields import Block
 from optimeter.measure.records.record import VOLATILE, Record, flat
 
 # What two compared runs may differ in: it changes neither the problem nor the training.
@@ -77,7 +78,7 @@ class Setting:
 def at(result: Any, *path: str) -> Any:
     """What stands at a path of keys, or None."""
     for key in path:
-        result = result.get(key) if isinstance(result, dict) else None
+        result = result.get(key) if isinstance(result, (dict, Block)) else None
     return result
 
 

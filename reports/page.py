@@ -6,7 +6,7 @@ import json
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from optimeter.measure.records.record import REPORT, RESULT, STATUSES, Record, read_records
 from optimeter.reports.comparison import comparison, summary
-from optimeter.reports.documents.tables import TABLES
 from optimeter.reports.figures import PLOTS
 from optimeter.reports.group import Setting, at, doubts, settings
+from optimeter.reports.plugins import MadeTables, make_tables
 from optimeter.reports.table import DASH, Cell, Table
 
 FILES = ("result.json", "config.yaml", "steps.jsonl", "log.txt")
@@ -46,11 +46,12 @@ class Section:
     plots: Sequence[Plot]
 
 
-def build(root: Path) -> Path:
+def build(root: Path, folders: Sequence[Path] = (), tell: Callable[[str], object] = lambda problem: None) -> Path:
     """Write `root`/report from the records under `root`; returns the page.
 
-    An older report stays until the new one is whole. Raises FileNotFoundError without records, and FileExistsError
-    where `root`/report holds records and would be lost.
+    `folders` hold tables of a user's own; `tell` is called with a line for each table that could not be made. An older
+    report stays until the new one is whole. Raises FileNotFoundError without records, and FileExistsError where
+    `root`/report holds records and would be lost.
     """
     report = root / REPORT
     if next(report.glob(f"**/{RESULT}"), None):
@@ -62,20 +63,26 @@ def build(root: Path) -> Path:
         new = Path(scratch, REPORT)
         for folder in ("tables", "plots"):
             (new / folder).mkdir(parents=True)
-        _write(new, root, records)
+        problems = _write(new, root, records, folders)
         if report.exists():
             report.rename(Path(scratch, "old"))
         new.rename(report)
+    for problem in problems:
+        tell(problem)
     return report / "index.html"
 
 
-def _write(report: Path, root: Path, records: Sequence[Record]) -> None:
+def _write(report: Path, root: Path, records: Sequence[Record], folders: Sequence[Path]) -> list[str]:
+    """Write tables, plots and page; returns a line for each table that could not be made."""
     sections = [_section(setting, number, report) for number, setting in enumerate(settings(records), start=1)]
-    documents = [table for make in TABLES if (table := make(records))]
-    for table in (*(section.table for section in sections), *documents):
+    compared = [section.table for section in sections]
+    made = make_tables(records, folders, taken=[table.name for table in compared])
+    for table in (*compared, *made.tables):
         (report / "tables" / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
         (report / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-    (report / "index.html").write_text(_render(root, records, sections, documents), encoding="utf-8")
+    command = shlex.join(["python", "-m", "reports", *(f"--config-dir={folder}" for folder in folders), str(root)])
+    (report / "index.html").write_text(_render(root, records, sections, made, command), encoding="utf-8")
+    return made.problems
 
 
 def _section(setting: Setting, number: int, report: Path) -> Section:
@@ -88,7 +95,7 @@ def _section(setting: Setting, number: int, report: Path) -> Section:
     return Section(setting.label, summary(setting), comparison(setting, number), plots)
 
 
-def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], documents: Sequence[Table]) -> str:
+def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], made: MadeTables, command: str) -> str:
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -96,7 +103,7 @@ def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], 
         trim_blocks=True,
     ).get_template("page.html.j2")
     counts = Counter(record.result["status"] for record in records)
-    tables = [*(section.table for section in sections), *documents]
+    tables = [*(section.table for section in sections), *made.tables]
     runs = [_complete(record) for record in records]
     names = {name for record in records if (name := record.result.get("name"))}
     unplotted = len(sections) - MOST_PLOTTED
@@ -108,14 +115,15 @@ def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], 
         shown=lambda value: DASH if value is None else value,
         runs=runs,
         sections=sections,
-        documents=documents,
+        named=list(made.sections.items()),
+        problems=made.problems,
         failures=[record for record in runs if record.result["status"] != "ok" or doubts(record)],
         reason=lambda record: "; ".join([record.result["reason"] or "", *doubts(record)]).strip("; "),
         worst=worst,
         unplotted=f"Pictures are of the first {MOST_PLOTTED} settings." if unplotted > 0 else "",
         groups=_groups(root, tables),
-        commands=sorted({command for record in records if (command := record.result.get("command"))}),
-        command=f"python -m reports {shlex.quote(str(root))}",
+        commands=sorted({typed for record in records if (typed := record.result.get("command"))}),
+        command=command,
         environments=sorted(
             {_pretty(record.result["environment"]) for record in runs if record.result.get("environment")}
         ),

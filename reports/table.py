@@ -2,13 +2,16 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optimeter.measure.records.record import Record
+if TYPE_CHECKING:
+    from optimeter.measure.records.record import Record
 
 DASH = "–"  # no value
+NAME = r"\w[\w.-]*"  # of a table: its files are called so
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,12 @@ class Cell:
 
     value: Any
     text: str = ""
-    records: tuple[Record, ...] = ()
+    records: tuple["Record", ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a text that is none."""
+        if not isinstance(self.text, str):
+            raise TypeError(f"a cell's text is a str, not {self.text!r}")
 
     @property
     def shown(self) -> str:
@@ -34,6 +42,16 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name that is no file's, and for a row that has not a cell for each column."""
+        if not re.fullmatch(NAME, self.name):
+            raise ValueError(f"a table's name is of letters, digits, _, - and ., not {self.name!r}")
+        for number, row in enumerate(self.rows, start=1):
+            if not all(isinstance(cell, Cell) for cell in row):
+                raise ValueError(f"row {number} holds something else than cells")
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row)} cells for {len(self.columns)} columns")
 
     def markdown(self) -> str:
         """A pipe table; a pipe in a text does not end its cell."""

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,20 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from optimeter.conf import CONF
-from optimeter.conf.compose import complete, plain
+from optimeter.conf.compose import complete
+from optimeter.conf.composer import plain
+from tests.twice import loaded_twice
 
 PROJECT = Path(__file__).resolve().parent.parent
+STUDY = PROJECT / "reports" / "documents"  # of the five documents: a folder of tables and sweeps, as a user's may be
 torch.set_num_threads(2)
 # What workloads train once and keep is kept between test sessions too, and not in the user's home.
 os.environ.setdefault("OPTIMETER_CACHE", str(PROJECT / ".pytest_cache" / "optimeter"))
 
 
 def names(group: str) -> list[str]:
-    """The YAML files of a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The YAML files of a group, ours and the study's."""
+    return sorted(path.stem for folder in (CONF, STUDY) for path in (folder / group).glob("*.yaml"))
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -34,6 +39,28 @@ def composed(*overrides: str) -> dict[str, Any]:
         config = plain(hydra_compose("bench", list(overrides)))
     complete(config, None)
     return config
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    """On CUDA, what waits for the device raises. The mode is the whole process's: it is set back whatever happens."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the mode a prototype once; as an error that would leave it set
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_name_for_each_file() -> Iterator[None]:
+    """After the last test: none of our files was loaded under two names."""
+    yield
+    assert loaded_twice() == []
 
 
 class Ran(subprocess.CompletedProcess):

@@ -40,7 +40,7 @@ from optimeter.reports.documents.expression import evaluate
 from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
 from optimeter.reports.group import at, settings
 from optimeter.reports.page import build
-from tests.conftest import names
+from tests.conftest import STUDY, names
 from tests.test_reports import record, write
 from tests.test_tables import rows_of, step_record
 
@@ -98,7 +98,7 @@ def test_every_query_asks_for_what_there_is(name: str, claim: dict[str, Any]) ->
 
 
 def test_experiments_that_answer_exist() -> None:
-    text = (CONF / "claims.yaml").read_text()
+    text = (STUDY / "claims.yaml").read_text()
     assert set(re.findall(r"experiment=(\w+)", text)) <= set(names("experiment"))
 
 
@@ -376,7 +376,7 @@ def test_the_table_has_every_claim_and_leads_to_the_records(tmp_path: Path) -> N
     place = COLUMNS.index("measured")
     cells = {str(row[0].value): row[place] for row in table.rows}
     assert {one.result["optimizer"] for one in cells["M38"].records} == {"adam", "adam8bit"}
-    page = build(tmp_path).read_text()
+    page = build(tmp_path, [STUDY]).read_text()
     assert "claims: what the documents claim" in page
     assert (tmp_path / "report" / "tables" / "claims.csv").exists()
 
@@ -403,8 +403,8 @@ LORA = {"_target_": "optimeter.workloads.SDLora", "size": "tiny", "rank": 16, "s
 
 def test_adafactor_against_adam_on_t5(tmp_path: Path) -> None:
     adam = record("adam", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adam")
-    phases = {"forward": 3e6, "backward": 9e6, "step": 5e6, "overall": 9e6}
-    adam["memory"] = adam["memory"] | {"peak_bytes": phases, "state_bytes": 2e6, "transient_bytes": 1e6}
+    phases = {"forward": 3_000_000, "backward": 9_000_000, "step": 5_000_000, "overall": 9_000_000}
+    adam["memory"] |= {"peak_bytes": phases, "state_bytes": 2_000_000, "transient_bytes": 1_000_000}
     small = record("adafactor", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Adafactor")
     other = record("lion", workload="t5", spec=T5, optimizer_target="optimeter.optimizers.Lion")
     write(tmp_path, adam, small, other)

@@ -14,20 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from optimeter.conf import CONF, Refused, Unsupported
-from optimeter.conf.check import ABOUT, check, check_name, nearest
+from optimeter.conf import CONF
+from optimeter.conf.check import check, check_name
 from optimeter.conf.compose import prepare_step
 from optimeter.measure.jobs.build import (
     LISTED,
     PEERS,
-    about,
     accepted,
-    arguments,
     check_arguments,
-    identity,
     optimizer_builder,
     resolve,
 )
+from optimeter.measure.jobs.child import make
+from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
+from optimeter.measure.jobs.parts import ABOUT, about, arguments
+from optimeter.measure.jobs.sources import identity
+from optimeter.workloads.core.workload import NoTask
 from tests.conftest import composed, names
 
 OPTIMIZERS = [name for name in names("optimizer") if name != "any"]
@@ -189,6 +191,29 @@ def test_a_missing_package_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(PEERS, "gone", "gone-optimizers")
     with pytest.raises(Unsupported, match="pip install gone-optimizers"):
         resolve("optimizer", {"_target_": "gone.Opt"})
+
+
+ENDINGS = [
+    (Unsupported("pip install it"), "unsupported"),
+    (NoTask("bare shapes"), "unsupported"),
+    (NotImplementedError("\"add_stub\" not implemented for 'UInt16'"), "error"),  # a kernel that torch lacks
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "oom"),
+    (RuntimeError("CUDA error: out of memory"), "oom"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom"),
+    (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), ENDINGS, ids=lambda x: str(x)[:20])
+def test_how_a_run_that_raises_ends(
+    error: Exception, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("optimeter.measure.jobs.child._measure", fails)
+    assert make({}, tmp_path, lambda news: None)["status"] == status
 
 
 def test_an_import_that_fails_inside_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

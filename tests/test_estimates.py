@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from optimeter import optimizers, workloads
-from optimeter.conf import Unsupported
-from optimeter.measure.jobs.build import about, build_workload, resolve
+from optimeter.measure.jobs.build import build_workload, resolve
 from optimeter.measure.jobs.child import check_pair
+from optimeter.measure.jobs.outcomes import Unsupported
+from optimeter.measure.jobs.parts import about
 from optimeter.measure.methods.settings import Settings
 from optimeter.measure.methods.train import Training
 from tests.conftest import composed
@@ -129,15 +130,31 @@ def test_sophia_h_descends_the_toys_quartic() -> None:
     assert blocks["quality"]["final_loss"] < blocks["quality"]["first_loss"]
 
 
-def test_an_estimate_that_meets_nan_ends_the_run_as_diverged() -> None:
+@pytest.mark.parametrize(
+    "workload", [workloads.MLP(steps=20), workloads.Embedding(steps=20)], ids=lambda w: type(w).__name__
+)
+def test_an_estimate_that_meets_nan_ends_the_run_as_diverged(workload: workloads.Workload) -> None:
     settings = Settings(20, hessian_every=1)
 
     def build(named: Any) -> optimizers.SophiaG:
         return optimizers.SophiaG([p for _, p in named], lr=1e30)
 
-    blocks = Training(workloads.MLP(steps=20), build, settings).run()
+    blocks = Training(workload, build, settings).run()
     assert blocks["status"] == "diverged"
     assert "not finite" in blocks["reason"]
+
+
+@pytest.mark.parametrize("workload", [workloads.MLP(steps=1), workloads.Embedding(steps=1), workloads.T5(steps=1)])
+def test_no_label_is_drawn_from_nan(workload: workloads.Workload) -> None:
+    """A CPU raises there; CUDA asserts on the device, and nothing of the process can use it any more."""
+    model = workload.model()
+    batch = next(iter(workload.batches("train", 0)))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(torch.nan)
+    loss, labels = workload.sampled_loss(model, batch, torch.Generator())
+    assert loss.isnan()
+    assert labels > 0
 
 
 def test_another_error_of_an_estimate_is_an_error() -> None:

@@ -12,16 +12,16 @@ import pytest
 
 from optimeter.measure.records.record import read_records
 from optimeter.reports.comparison import comparison
-from optimeter.reports.documents.tables import TABLES
 from optimeter.reports.group import settings
+from optimeter.reports.plugins import make_tables
 from optimeter.reports.table import Table
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, STUDY
 
 PUBLISHED = {name: PROJECT / "results" / name for name in ("cpu-2-cores", "cpu-2-cores-documents")}
 GOLDEN = Path(__file__).parent / "golden"
-SETTINGS, DOCUMENTS = "settings", "tables of the documents"
+SETTINGS, MEASURES = "settings", "tables of measures"
 # Old place of a table → its new one; a table that is not named here stays where it was.
-PLACES: dict[str, str] = {}
+PLACES = dict.fromkeys(("optimizer_steps", "memory_plan", "monitor_overhead"), MEASURES)
 # Old head → new head, in all tables.
 HEADS: dict[str, str] = {}
 
@@ -33,9 +33,10 @@ def tables(folder: Path) -> dict[str, tuple[str, Table]]:
     for number, setting in enumerate(settings(records), start=1):
         table = comparison(setting, number)
         placed[table.name] = (SETTINGS, table)
-    for make in TABLES:
-        if table := make(records):
-            placed[table.name] = (DOCUMENTS, table)
+    made = make_tables(records, [STUDY])
+    assert not made.problems
+    for section, ours in made.sections.items():
+        placed |= {table.name: (section.lower(), table) for table in ours}
     return placed
 
 

@@ -1,17 +1,23 @@
 """NVML and CUDA's clocks where there is no GPU: what is missing says why; what is there is summed up."""
 
+import os
 import sys
 import types
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
 
-from optimeter.measure.devices.allocator import Allocator, CudaAllocator
-from optimeter.measure.devices.clock import CudaClock, HostClock, clock_for
-from optimeter.measure.devices.gpu import GpuWatch
-from optimeter.measure.jobs.environment import describe, scrub
-from optimeter.measure.monitor.observation import READ_BACK_EVERY, CudaReadBack, Observation
+from optimeter.measure.devices import device_for
+from optimeter.measure.devices.cpu import Cpu
+from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
+from optimeter.measure.devices.nvml import NvmlWatch
+from optimeter.measure.jobs.child import _watched
+from optimeter.measure.jobs.environment import describe, git_state, scrub
+from optimeter.measure.monitor.observation import Observation
+
+GPU = torch.device("cuda")
 
 
 def fake_nvml(**broken: Exception) -> Any:
@@ -46,12 +52,12 @@ def fake_nvml(**broken: Exception) -> Any:
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     properties = types.SimpleNamespace(uuid="1234")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
 def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    with GpuWatch(interval=0.001) as watch:
+    with NvmlWatch(GPU, interval=0.001) as watch:
         while len(watch.samples) < 5:
             pass
     summary = watch.summary()
@@ -66,32 +72,64 @@ def test_a_watched_gpu_is_summed_up(monkeypatch: pytest.MonkeyPatch, fake_gpu: N
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetPowerUsage"])
 def test_no_driver_or_no_permission_is_a_reason(monkeypatch: pytest.MonkeyPatch, fake_gpu: None, call: str) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(**{call: RuntimeError("not here")}))
-    with GpuWatch() as watch:
+    with NvmlWatch(GPU) as watch:
         pass
     assert watch.summary() == {"samples": 0, "reason": "NVML: RuntimeError: not here", "throttle_reasons": 0}
 
 
 def test_a_run_shorter_than_the_interval_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    with GpuWatch(interval=1000) as watch:
+    with NvmlWatch(GPU, interval=1000) as watch:
         pass
     assert watch.summary()["samples"] == 2
 
 
 def test_the_environment_names_versions_and_no_one() -> None:
-    found = describe("cpu")
-    assert found["packages"]["torch"] == torch.__version__
+    found = describe(Cpu())
+    assert found["packages"]["torch"] == version("torch"), "which has no +cu130, as torch.__version__ may"
     assert found["cpu"]["logical_cores"] >= 1
     assert found["gpu"] is None
     assert "commit" in found["git"] or "reason" in found["git"]
     assert scrub(f"{sys.prefix} and {types.__name__}").endswith("types")
 
 
+def test_a_copy_without_its_repository_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_git(*arguments: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("optimeter.measure.jobs.environment._git", no_git)
+    assert git_state() == {"reason": "git: FileNotFoundError"}
+    monkeypatch.setenv("OPTIMETER_COMMIT", "abc")
+    found = {"reason": "git: FileNotFoundError", "commit": "abc", "source": "OPTIMETER_COMMIT"}
+    assert git_state() == found | {"dirty": False}
+    monkeypatch.setenv("OPTIMETER_DIRTY", "1")
+    assert git_state() == found | {"dirty": True}
+
+
+@pytest.mark.parametrize(("running", "others"), [([], 0), ([os.getpid()], 0), ([os.getpid(), 1, 2], 2)])
+def test_other_processes_are_those_of_others(monkeypatch: pytest.MonkeyPatch, running: list[int], others: int) -> None:
+    nvml = fake_nvml()
+    nvml.nvmlSystemGetDriverVersion = lambda: "580"
+    nvml.nvmlDeviceGetEnforcedPowerLimit = lambda gpu: 700_000
+    nvml.nvmlDeviceGetComputeRunningProcesses = lambda gpu: [types.SimpleNamespace(pid=pid) for pid in running]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    properties = types.SimpleNamespace(uuid="1234", name="H100", total_memory=80, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
+    description = Cuda().describe()
+    assert description["other_processes"] == others
+
+
+def test_a_run_on_a_gpu_is_watched_and_one_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok", "gpu": None}
+    assert _watched("cuda", lambda: {"status": "ok"})["gpu"]["samples"] == 2
+
+
 def test_the_cpu_knows_no_allocator_and_says_so() -> None:
-    allocator = Allocator()
+    allocator = Cpu().allocator()
     assert (allocator.held(), allocator.peaks(), allocator.transient()) == (None, None, None)
     assert "CPU" in str(allocator.reason)
-    assert type(clock_for(torch.device("cpu"))) is HostClock
+    assert type(device_for(torch.device("cpu"))) is Cpu
 
 
 @pytest.fixture
@@ -100,7 +138,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     now = {"current": 100, "peak": 100}
 
     def statistics(device: Any) -> dict[str, Any]:
-        return {"allocated_bytes": {"all": dict(now)}, "requested_bytes": {"all": {"current": 99}}}
+        return {"allocated_bytes": {"all": {"current": 1 << 20}}, "requested_bytes": {"all": dict(now)}}
 
     def reset(device: Any) -> None:
         now["peak"] = now["current"]
@@ -111,7 +149,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_cudas_allocator_credits_each_peak_to_its_phase(now: dict[str, int]) -> None:
-    allocator = CudaAllocator(torch.device("cuda"))
+    allocator = CudaAllocator(GPU)
     allocator.begin()
     for phase, peak, after in (
         ("forward", 500, 400),
@@ -124,11 +162,11 @@ def test_cudas_allocator_credits_each_peak_to_its_phase(now: dict[str, int]) -> 
     now.update(peak=360)
     assert allocator.peaks() == {"forward": 500, "backward": 900, "step": 450, "evaluation": 600, "overall": 900}
     assert allocator.transient() == 100, "450 at most, and 350 were there after it"
-    assert allocator.held() == 99
+    assert allocator.held() == 350
 
 
 def test_the_harness_own_scratch_is_in_no_peak(now: dict[str, int]) -> None:
-    allocator = CudaAllocator(torch.device("cuda"))
+    allocator = CudaAllocator(GPU)
     allocator.begin()
     with allocator.aside():
         now.update(peak=10_000, current=164)  # 64 of it stay until the step is over
@@ -139,7 +177,7 @@ def test_the_harness_own_scratch_is_in_no_peak(now: dict[str, int]) -> None:
 
 
 def test_state_that_a_first_step_leaves_behind_is_not_transient(now: dict[str, int]) -> None:
-    allocator = CudaAllocator(torch.device("cuda"))
+    allocator = CudaAllocator(GPU)
     allocator.begin()
     now.update(peak=410, current=400)
     allocator.phase_ends("step")
@@ -178,9 +216,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cudas_clock_reads_events_in_seconds(events: None) -> None:
-    clock = CudaClock(torch.device("cuda"))
-    first, second = clock.stamp(), clock.stamp()
-    assert clock.seconds(first, second) == 1.0
+    device = Cuda()
+    first, second = device.stamp(), device.stamp()
+    assert device.seconds(first, second) == 1.0
 
 
 def test_values_come_back_in_batches_in_order_without_waiting(events: None, monkeypatch: pytest.MonkeyPatch) -> None:

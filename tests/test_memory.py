@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.optim.optimizer import _foreach_supported_types
 
 from optimeter.measure.jobs.build import optimizer_builder
 from optimeter.measure.memory.ledger import leaves, ledger, role_of, tensor_bytes
@@ -66,6 +67,55 @@ def test_walked_equals_predicted(name: str, device: str, monkeypatch: pytest.Mon
         )
     in_8_bits = "8bit" in name or "4bit" in name or "fp8" in name or spec.get("storage") == "8bit"
     assert held.share_8bit == in_8_bits
+
+
+def test_what_lies_where_is_told() -> None:
+    """torch's own Adam keeps its step on the host, wherever the weight is."""
+    p = nn.Parameter(torch.ones(3, device="meta"))
+    optimizer = torch.optim.Adam([p], foreach=False)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert ledger(optimizer).by_device == {"meta": 24, "cpu": 4}
+
+
+def test_a_paged_optimizer_is_predicted_without_its_pages() -> None:
+    """Its pages are real memory, also where its tensors are fake."""
+    paged: list[bool] = []
+
+    class Paged(torch.optim.SGD):
+        is_paged = True
+
+        def step(self, closure: Any = None) -> Any:
+            paged.append(self.is_paged)
+            return super().step(closure)
+
+    predict(lambda named: Paged([p for _, p in named], lr=0.1), [("weight", nn.Parameter(torch.ones(3)))])
+    assert paged == [False, False]
+
+
+def test_fake_parameters_may_take_the_foreach_path_only_while_predicting() -> None:
+    seen: list[bool] = []
+
+    class Looks(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(all(type(p) in _foreach_supported_types for p in self.param_groups[0]["params"]))
+            return super().step(closure)
+
+    before = list(_foreach_supported_types)
+    predict(lambda named: Looks([p for _, p in named], lr=0.1), [("weight", nn.Parameter(torch.ones(3)))])
+    assert seen == [True, True]
+    assert _foreach_supported_types == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA build of torch and a device")
+def test_a_plan_for_cuda_has_the_temporaries_of_the_foreach_path() -> None:
+    named = [(f"weight{i}", nn.Parameter(torch.ones(1024, 1024, device="cuda"))) for i in range(4)]
+    each, default = (predict(partial(torch_adamw, foreach=foreach), named).transient_bytes for foreach in (False, None))
+    assert default > 3 * each
+
+
+def torch_adamw(named: Any, **settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for _, p in named], **settings)
 
 
 class Hides(torch.optim.SGD):

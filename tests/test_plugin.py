@@ -1,14 +1,11 @@
-"""A user's own optimizer and workload, from a folder of theirs, and the same from an installed wheel."""
+"""A user's own optimizer and workload, from a folder of theirs."""
 
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, Ran
+from tests.conftest import Ran
 from tests.test_bench import yaml
 
 Bench = Callable[..., Ran]
@@ -98,30 +95,3 @@ def test_a_users_folders_do_not_shadow_ours(bench: Bench, tmp_path: Path) -> Non
         (tmp_path / name / "__init__.py").write_text("raise ImportError('the wrong one')\n")
     ran = bench("optimizer=adamw", "workload=toy", "steps=3")
     assert ran.statuses == ["ok"], ran.stderr
-
-
-def test_a_wheel_installed_elsewhere_does_the_same(theirs: Path, tmp_path: Path) -> None:
-    """The built wheel in an environment of its own, which borrows torch and the rest, run from another folder."""
-    dist, environment = tmp_path / "dist", tmp_path / "environment"
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(dist), str(PROJECT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = dist.glob("optimeter-*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
-    python = str(environment / "bin" / "python")
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", str(wheel)], check=True, capture_output=True)
-    site = next((environment / "lib").glob("python3*/site-packages"))
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")  # not its own .pth files: ours stay away
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(arguments, cwd=elsewhere, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert str(site) in run(python, "-c", "import optimeter; print(optimeter.__file__)")
-    optimeter = str(environment / "bin" / "optimeter")
-    assert run(optimeter, "--config-dir", str(theirs), "optimizer=sign", "workload=bowl").startswith("ok")
-    assert run(optimeter, "-m", "optimizer=adamw", "workload=toy,mlp", "steps=5").split().count("ok") == 2
-    assert "index.html" in run(python, "-m", "optimeter.reports", "runs/default")

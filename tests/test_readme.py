@@ -16,8 +16,9 @@ from optimeter.measure.records.record import read_records
 from optimeter.reports.comparison import comparison
 from optimeter.reports.documents.claims import claims
 from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison
+from optimeter.reports.documents.layer import layer_memory
 from optimeter.reports.documents.relative import relative_memory
-from optimeter.reports.documents.tables import layer_memory, sparse_vs_dense
+from optimeter.reports.documents.sparse import sparse_vs_dense
 from optimeter.reports.group import at, settings
 from optimeter.reports.steps import optimizer_steps
 from optimeter.reports.table import Table

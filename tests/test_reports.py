@@ -16,11 +16,16 @@ from optimeter.measure.records.record import Place, read_records
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
 from optimeter.reports.comparison import comparison, paired, summary
-from optimeter.reports.documents.tables import TABLES, layer_memory, monitor_overhead, sparse_vs_dense, toy_trace
+from optimeter.reports.documents.layer import layer_memory
+from optimeter.reports.documents.sparse import sparse_vs_dense
+from optimeter.reports.documents.trace import toy_trace
 from optimeter.reports.figures import dominated, visible
 from optimeter.reports.group import settings
+from optimeter.reports.overhead import monitor_overhead
 from optimeter.reports.page import build
+from optimeter.reports.plugins import make_tables
 from optimeter.reports.table import Cell, Table, number, percent
+from tests.conftest import STUDY
 
 CONFIG = {
     "name": "made", "seed": 0, "device": "auto", "dtype": "float32", "steps": 100, "schedule": "constant",
@@ -57,7 +62,7 @@ def record(
         "environment": ENVIRONMENT, "gpu": None, "compiled": False, "data": {},
         "parameters": {"count": 100, "trainable": 100, "bytes": 400},
         "memory": {"state_bytes": state, "state_bytes_per_parameter": state / 100, "state_8bit_share": 0.0,
-                   "predicted_state_bytes": state, "gradient_bytes": 400, "process_peak_bytes": 3e8},
+                   "predicted_state_bytes": state, "gradient_bytes": 400, "process_peak_bytes": 300_000_000},
         "time": {"step": spread(step), "optimizer": spread(step / 4), "wall": 2.0},
         "quality": {"first_loss": 2.0, "final_loss": loss, "score": 0.9, "score_name": "accuracy",
                     "steps_to_target": 50, "evaluations": evaluations},
@@ -228,14 +233,17 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
-def test_an_odd_record_becomes_a_row_and_stops_nothing(tmp_path: Path, odd: Any) -> None:
+def test_an_odd_record_is_a_row_or_a_line_and_stops_nothing(
+    tmp_path: Path, odd: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "a", record("torch_adamw"))
     place = Place(tmp_path / "b", "odd-mlp-1")
     place.begin("seed: 0\n")
     lines = odd.get("lines", []) if isinstance(odd, dict) else []
     (place.part / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (place.part / "result.json").write_text(json.dumps(odd))
-    assert "odd-mlp-1" in build(tmp_path).read_text()
+    page = build(tmp_path).read_text()
+    assert ("odd-mlp-1" in page) != ("odd-mlp-1" in capsys.readouterr().err)
 
 
 def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:
@@ -382,7 +390,8 @@ def test_every_number_of_a_comparison_leads_to_its_records(tmp_path: Path) -> No
 
 
 def test_all_tables_can_do_without_records() -> None:
-    assert all(table([]) is None for table in TABLES)
+    made = make_tables([], [STUDY])
+    assert (made.tables, made.problems) == ([], [])
 
 
 def test_the_report_is_rebuilt_over_an_old_one_and_half_a_sweep(tmp_path: Path) -> None:
@@ -448,7 +457,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     """Show 12: no console error, no request, columns sort, a number leads to its record, a script in a name is text."""
     evil = "<script>window.pwned = 1</script>"
     write(tmp_path, record("torch_adamw", loss=2.0), record(evil, loss=1.0), record("a|b", loss=3.0))
-    page = build(tmp_path)
+    page = build(tmp_path, [STUDY])
     probed = page.with_name("probed.html")
     probed.write_text(page.read_text() + PROBE)
     assert BROWSER
@@ -476,6 +485,6 @@ def test_a_thousand_records_make_a_page(tmp_path: Path) -> None:
     names = [record(f"optimizer_{index}", spec=OTHER | {"batch": 1}) for index in range(300)]
     batches = [record(spec=OTHER | {"batch": index + 2}) for index in range(300)]
     write(tmp_path, *seeds, *names, *batches)
-    page = build(tmp_path).read_text()
+    page = build(tmp_path, [STUDY]).read_text()
     assert len(page) < 20e6
     assert "Pictures are of the first" in page

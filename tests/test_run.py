@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from optimeter import workloads
+from optimeter.measure.devices import Allocator
+from optimeter.measure.devices.base import SETTLE_EVERY
+from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.methods.settings import Settings, scheduler
 from optimeter.measure.methods.train import Training
-from optimeter.measure.monitor.observation import SETTLE_EVERY
 from optimeter.workloads import MLP, Toy, Workload
 
 
@@ -233,6 +235,35 @@ def test_an_optimizer_that_fake_tensors_cannot_follow_is_still_measured() -> Non
     assert blocks["status"] == "ok"
     assert blocks["memory"]["predicted_state_bytes"] is None
     assert "fake tensors: " in blocks["missing"]["memory.predicted_state_bytes"]
+
+
+def test_what_is_unexplained_is_told_of_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """State that is given up later was allocated and walked; a table that nobody walks was allocated alone."""
+    held = {"state": 0, "hidden": 0}
+
+    class Counts(Allocator):
+        reason = None
+
+        def held(self, settled: bool = False) -> int:
+            return sum(held.values())
+
+    class GivesUp(torch.optim.SGD):
+        made = 0
+
+        def step(self, closure: Any = None) -> Any:
+            self.made += 1
+            if self.made == 1:
+                self.extra = torch.zeros(100)
+                held.update(state=400, hidden=70)
+            if self.made == 5:
+                del self.extra
+            return super().step(closure)
+
+    monkeypatch.setattr(Cpu, "allocator", lambda device: Counts())
+    blocks = run(MLP(steps=8), lambda named: GivesUp([p for _, p in named], lr=0.01), steps=8)
+    assert blocks["memory"]["state_bytes"] == 0
+    assert blocks["memory"]["allocator_state_bytes"] == 470
+    assert blocks["memory"]["unexplained_bytes"] == 70
 
 
 def test_every_size_of_the_mlp_trains() -> None:

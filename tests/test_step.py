@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from optimeter.conf import Refused
 from optimeter.conf.shapes import parse_shapes
+from optimeter.measure.devices import device_for
+from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.methods.bandwidth import copy_rates
 from optimeter.measure.methods.contestant import Contestant, Side, minimum_bytes
 from optimeter.measure.methods.gradients import Noise
@@ -261,7 +262,7 @@ def test_sparse_gradients_touch_the_rows_that_the_workload_touches() -> None:
 
 
 def test_a_copy_has_a_rate() -> None:
-    rates = copy_rates(torch.device("cpu"))
+    rates = copy_rates(device_for("cpu"))
     assert len(rates) >= 5
     assert all(rate > 0 for rate in rates)
 

@@ -11,6 +11,7 @@ from optimeter.reports.documents.relative import relative_memory
 from optimeter.reports.page import build
 from optimeter.reports.steps import optimizer_steps
 from optimeter.reports.table import Table
+from tests.conftest import STUDY
 from tests.test_reports import record, spread, write
 
 LAYER = {"_target_": "optimeter.workloads.Layer", "shape": [1024, 1024], "batch": 32, "steps": 8}
@@ -119,7 +120,7 @@ def test_relative_memory_has_both_phases_and_both_references(tmp_path: Path) -> 
     assert wide["status"] == "error, ok"
     assert (full["printed"], small["printed"], wide["printed"]) == ("100 %", "~25 %", "~30 %")
     assert rows["adamw"]["after: of CameAMP"] == "50.0 %"
-    assert "relative_memory: " in build(tmp_path).read_text()
+    assert "relative_memory: " in build(tmp_path, [STUDY]).read_text()
 
 
 def test_relative_memory_takes_one_phase_a_class_name_and_variants(tmp_path: Path) -> None:

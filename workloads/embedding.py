@@ -131,5 +131,6 @@ class Embedding(Workload):
     ) -> tuple[Tensor, int]:
         """Each candidate is called true with the probability that the model gives it; words are what is counted."""
         logits = model(*batch)
-        sign = 2 * logits.detach().sigmoid().bernoulli(generator=generator) - 1
+        probability = logits.detach().sigmoid().nan_to_num(0.5)  # on CUDA a draw from NaN would stop the device
+        sign = 2 * probability.bernoulli(generator=generator) - 1
         return -F.logsigmoid(sign * logits).sum(1).mean(), len(logits)

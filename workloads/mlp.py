@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from optimeter.workloads.core.workload import HELD_OUT, Workload, packaged
+from optimeter.workloads.core.workload import HELD_OUT, Workload, draw_labels, packaged
 
 DIGITS = "sklearn/datasets/data/digits.csv.gz"
 SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
@@ -73,7 +73,7 @@ class MLP(Workload):
         self, model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, int]:
         logits = model(batch[0])
-        labels = logits.detach().float().softmax(1).multinomial(1, generator=generator).squeeze(1)
+        labels = draw_labels(logits, generator)
         return F.cross_entropy(logits, labels), len(labels)
 
     @torch.no_grad()

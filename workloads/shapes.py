@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from optimeter.workloads.core.workload import Workload
+from optimeter.workloads.core.workload import NoTask, Workload
 
 NO_TASK = "bare shapes have no data and no loss; only measure=step runs on them"
 STD = 0.02  # of the weights
@@ -23,4 +23,4 @@ class Shapes(Workload):
         return nn.ParameterList([nn.Parameter(STD * torch.randn(shape)) for shape in self.shapes])
 
     def batches(self, split: str, seed: int) -> Iterable[Any]:
-        raise NotImplementedError(NO_TASK)
+        raise NoTask(NO_TASK)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from optimeter.workloads.core.manual import HELD_OUT_EVERY, TOPICS, topics
 from optimeter.workloads.core.pretrained import SOURCES, Checkpoint
-from optimeter.workloads.core.workload import HELD_OUT, Workload
+from optimeter.workloads.core.workload import HELD_OUT, Workload, draw_labels
 
 PAD = 0  # also what the decoder starts with: T5Config has no default for it
 PUBLISHED = {"vocab_size": 32_128, "dropout_rate": 0.1, "decoder_start_token_id": PAD}
@@ -54,6 +54,7 @@ class T5(Workload):
 
     data = (TOPICS,)
     libraries = ("transformers",)
+    installed_by = "optimeter[finetune]"
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class T5(Workload):
     ) -> tuple[Tensor, int]:
         """Each target token is drawn on its own, given the true ones before it."""
         found = logits(model, batch)
-        labels = found.detach().softmax(1).multinomial(1, generator=generator).squeeze(1)
+        labels = draw_labels(found, generator)
         return F.cross_entropy(found, labels), len(labels)
 
 

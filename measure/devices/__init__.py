@@ -1,1 +1,30 @@
-"""What a device can tell: stamps in time, its allocator, its names."""
+"""Devices: how to time work on one, count its memory and name it. A device is one file of this folder.
+
+Nothing here loads torch before a device is asked for.
+"""
+
+from optimeter.measure.devices.base import (
+    Allocator,
+    Device,
+    ReadBack,
+    UnavailableDevice,
+    UnknownDevice,
+    Watch,
+    device_for,
+    names,
+    register,
+    resolve,
+)
+
+__all__ = [
+    "Allocator",
+    "Device",
+    "ReadBack",
+    "UnavailableDevice",
+    "UnknownDevice",
+    "Watch",
+    "device_for",
+    "names",
+    "register",
+    "resolve",
+]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimeter.conf import Refused, Unsupported
-from optimeter.conf.check import parts_of
+from optimeter.measure.jobs.outcomes import Refused, Unsupported
+from optimeter.measure.jobs.parts import about, parts_of
 from optimeter.measure.records.record import in_short
 
 Send = Callable[[Any], None]
@@ -17,11 +17,15 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
-    from optimeter.measure.jobs.build import identity
+    from optimeter.measure.devices import resolve
     from optimeter.measure.jobs.environment import describe
+    from optimeter.measure.jobs.sources import identity
 
-    resolved = resolve_device(device)
-    send({"device": resolved, "device_name": device_name(resolved), "environment": describe(resolved)})
+    try:
+        found = resolve(device)
+        send({"device": found.name, "device_name": found.label(), "environment": describe(found)})
+    except ValueError as reason:
+        send({"device": None, "reason": str(reason), "device_name": None, "environment": describe(None)})
     for part in parts:
         send(_answer("identity", identity, part))
 
@@ -60,40 +64,27 @@ def _try_arguments(name: str, build: Callable[..., Any]) -> None:
 
 def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
     """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
+    from optimeter.measure.jobs.sources import package_version
+
     try:
         return {name: question(*part)}
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Unsupported as reason:
-        return {"unsupported": str(reason)}
+        return {"unsupported": str(reason), "package": package_version(part[1]["_target_"].partition(".")[0])}
     except (ValueError, TypeError) as error:
         return {"refused": f"{part[0]}: {error}"}
-
-
-def resolve_device(device: str) -> str | None:
-    """ "auto" is CUDA where torch can use it; None for "cuda" where it cannot: that is refused, never replaced."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if available else "cpu"
-    return None if device == "cuda" and not available else device
-
-
-def device_name(device: str | None) -> str | None:
-    """The GPU's name, or "cpu"."""
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
     """Build what the configuration names and measure it: the blocks of the record, whatever happens."""
     import traceback
 
+    from optimeter.workloads.core.workload import NoTask
+
     try:
         return _measure(payload, folder, send)
-    except (Unsupported, NotImplementedError) as reason:
+    except (Unsupported, NoTask) as reason:  # not every NotImplementedError: torch raises it for a kernel that it lacks
         return {"status": "unsupported", "reason": str(reason)}
     except Exception as error:
         traceback.print_exc()  # to log.txt
@@ -101,7 +92,6 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    from optimeter.measure.devices.gpu import GpuWatch
     from optimeter.measure.jobs.build import build_workload, optimizer_builder, resolve
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.methods.train import Training
@@ -122,7 +112,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
         if config["measure"]["kind"] == "overhead":
             from optimeter.measure.methods.overhead import overhead
 
-            blocks = overhead(workload, build, settings, config["measure"], send)
+            blocks = _watched(settings.device, lambda: overhead(workload, build, settings, config["measure"], send))
             return blocks | {"weights": workload.provenance() or None}
 
         def progress(news: Any) -> None:
@@ -131,18 +121,23 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
 
         training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), progress)
         weights = {"weights": workload.provenance() or None}
-        if payload["device"] != "cuda":
-            return training.run() | weights | {"compiled": compiled()}
-        with GpuWatch() as watch:
-            blocks = training.run()
-        return blocks | weights | {"gpu": watch.summary(), "compiled": compiled()}
+        return _watched(settings.device, training.run) | weights | {"compiled": compiled()}
+
+
+def _watched(device: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The blocks that `measured` returns and what was seen of the device meanwhile."""
+    from optimeter.measure.devices import device_for
+
+    with device_for(device).watch() as watch:
+        blocks = measured()
+    return blocks | {"gpu": watch.summary()}
 
 
 def _compare_steps(
     config: dict[str, Any], listed_only: bool, workload: Any, settings: Any, send: Send
 ) -> dict[str, Any]:
     """The record's blocks for measure=step; raises Unsupported where the baseline cannot be run here."""
-    from optimeter.measure.jobs.build import about, optimizer_builder
+    from optimeter.measure.jobs.build import optimizer_builder
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.methods.contestant import Side
     from optimeter.measure.methods.step import BASELINE, CANDIDATE, compare_steps
@@ -160,13 +155,12 @@ def _compare_steps(
             raise Unsupported(f"{part}={names[part]}: {reason}") from reason
         side = Side(names[part], build, said["closure"], bool(said["hessian_every"]), said["roles"])
         sides[CANDIDATE if part == "optimizer" else BASELINE] = side
-    return compare_steps(workload, sides, settings, config["measure"], send) | {"compiled": compiled()}
+    blocks = _watched(settings.device, lambda: compare_steps(workload, sides, settings, config["measure"], send))
+    return blocks | {"compiled": compiled()}
 
 
 def check_pair(config: dict[str, Any], cls: type, workload: Any) -> None:
     """Raise Unsupported where an optimizer of this class cannot train this workload."""
-    from optimeter.measure.jobs.build import about
-
     optimizer = about(config["optimizer"])
     if reason := workload.unsuitable(optimizer):
         raise Unsupported(reason)
@@ -193,7 +187,6 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
     """The run loop's settings from the configuration."""
     import torch
 
-    from optimeter.measure.jobs.build import about
     from optimeter.measure.methods.settings import Settings
 
     names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")
@@ -226,7 +219,16 @@ def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[s
         return {"unknown": in_short(error)}
 
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's CPU allocator
+    "CUDA error: out of memory",  # outside torch's allocator, as for pinned memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from optimeter.measure.devices import Device
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
     *("torch", "triton", "numpy", "hydra-core", "scikit-learn", "bitsandbytes", "torchao"),
@@ -19,8 +21,10 @@ VARIABLES = (
     *("CUBLAS_WORKSPACE_CONFIG", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET"),
 )
 
+COMMIT, DIRTY = "OPTIMETER_COMMIT", "OPTIMETER_DIRTY"  # the second is 1 where files differ from the commit
 
-def describe(device: str | None) -> dict[str, Any]:
+
+def describe(device: Device | None) -> dict[str, Any]:
     """The record's `environment` block; what cannot be told is None, or a dict with a `reason`."""
     import torch
 
@@ -31,9 +35,10 @@ def describe(device: str | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": {name: found for name in PACKAGES if (found := installed(name))},
         "cpu": processor() | {"threads": torch.get_num_threads()},
-        "gpu": graphics(device) if device == "cuda" else None,
+        "gpu": device.describe() if device else None,
         "flags": {
             "matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
@@ -50,7 +55,10 @@ def installed(package: str) -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the project, and whether and how its files differ from it."""
+    """Commit of the project, and whether and how its files differ from it.
+
+    For a copy without its repository whoever made it may say both, in variables of the environment.
+    """
     try:
         if Path(_git("rev-parse", "--show-toplevel").strip()).resolve() != PROJECT:
             return {"reason": "the project is not run from its repository"}
@@ -58,7 +66,9 @@ def git_state() -> dict[str, Any]:
         difference = hashlib.sha256((_git("diff", "HEAD") + changes).encode()).hexdigest() if changes else None
         return {"commit": commit, "dirty": bool(changes), "difference_sha256": difference}
     except (OSError, subprocess.SubprocessError) as error:
-        return {"reason": f"git: {type(error).__name__}"}
+        said = os.environ.get(COMMIT)
+        known = {"commit": said, "dirty": os.environ.get(DIRTY) == "1", "source": COMMIT} if said else {}
+        return {"reason": f"git: {type(error).__name__}"} | known
 
 
 def _git(*arguments: str) -> str:
@@ -90,35 +100,10 @@ def _first(lines: Iterable[str], key: str) -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
 
 
-def graphics(device: str) -> dict[str, Any]:
-    """Name, memory, capability, CUDA and driver of the GPU."""
-    import torch
-
-    properties = torch.cuda.get_device_properties(device)
-    block = {
-        "name": properties.name,
-        "memory_bytes": properties.total_memory,
-        "capability": f"{properties.major}.{properties.minor}",
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-    }
-    try:
-        import pynvml
-
-        from optimeter.measure.devices.gpu import handle
-
-        gpu = handle()
-        block |= {"driver": pynvml.nvmlSystemGetDriverVersion()}
-        block |= {"power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3}
-        block |= {"other_processes": len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)) - 1}
-    except Exception as error:  # whatever NVML says, the run goes on without these
-        block |= {"driver": None, "reason": f"NVML: {type(error).__name__}: {error}"}
-    return block
-
-
 def scrub(text: str) -> str:
     """`text` without the path of the home folder and of the working folder."""
-    for path, stand_in in ((str(PROJECT), "optimeter"), (os.getcwd(), "."), (str(Path.home()), "~")):
+    places = {str(PROJECT / "optimeter"): "optimeter", str(PROJECT): "optimeter"}
+    for path, stand_in in (places | {os.getcwd(): ".", str(Path.home()): "~"}).items():
         if len(path) > 1:
             text = text.replace(path, stand_in)
     return text

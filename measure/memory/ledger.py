@@ -6,7 +6,7 @@ counted once a parameter, and state outside `optimizer.state` is missed.
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -24,7 +24,10 @@ ROLES = {
         *("square_avg", "variance", "row_var", "col_var", "state2", "absmax2"),
     ),
     "context": ("c_optim",),  # what an optimizer remembers of losses and gradient directions
-    "code_tables": ("signed_map", "unsigned_map", "qmap", "qmap1", "qmap2", "dynamic", "udynamic"),
+    "code_tables": (
+        *("signed_map", "unsigned_map", "signed_borders", "unsigned_borders"),
+        *("qmap", "qmap1", "qmap2", "dynamic", "udynamic"),
+    ),
 }
 ROLE_OF = {key: role for role, keys in ROLES.items() for key in keys}
 EIGHT_BITS = {torch.uint8, torch.int8} | {
@@ -45,6 +48,8 @@ class Ledger:
     by_role: dict[str, int]
     by_dtype: dict[str, int]
     share_8bit: float  # of the trainable elements: those whose state rests in 8 bits or fewer
+    # By type of device, not compared: a paged state lies on the host, and its prediction on the GPU.
+    by_device: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def ledger(optimizer: Optimizer, model: nn.Module | None = None, roles: Mapping[str, str] | None = None) -> Ledger:
@@ -58,15 +63,17 @@ def ledger(optimizer: Optimizer, model: nn.Module | None = None, roles: Mapping[
     counted |= {storage for tensor in theirs if tensor.grad is not None for storage in storages(tensor.grad)}
     by_role: dict[str, int] = defaultdict(int)
     by_dtype: dict[str, int] = defaultdict(int)
+    by_device: dict[str, int] = defaultdict(int)
     for path, held in walk(optimizer):
         for storage, (size, dtype) in storages(held).items():
             if storage not in counted:
                 counted.add(storage)
                 by_role[role_of(path, roles or {})] += size
                 by_dtype[dtype] += size
+                by_device[held.device.type if isinstance(held, Tensor) else "cpu"] += size
     elements = sum(p.numel() for p in parameters)
     small = sum(p.numel() for p in parameters if rests_in_8_bits(p, optimizer.state.get(p)))
-    return Ledger(sum(by_role.values()), dict(by_role), dict(by_dtype), small / max(elements, 1))
+    return Ledger(sum(by_role.values()), dict(by_role), dict(by_dtype), small / max(elements, 1), dict(by_device))
 
 
 def walk(root: Any) -> Iterator[tuple[tuple[str, ...], Tensor | np.ndarray]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
+from torch.optim.optimizer import _foreach_supported_types
 
 from optimeter.measure.memory.ledger import Ledger, ledger
 from optimeter.measure.memory.live import LiveBytes
@@ -71,9 +72,11 @@ def predict(
     """
     loss = (lambda: torch.empty(()),) if closure else ()
     shapes = [(name, p.shape, p.dtype, device or p.device) for name, p in parameters if p.requires_grad]
-    with without_compiling(), FakeTensorMode(allow_non_fake_inputs=True), FakeRun() as watched:
+    with without_compiling(), foreach_of_fakes(), FakeTensorMode(allow_non_fake_inputs=True), FakeRun() as watched:
         named = [(name, nn.Parameter(torch.empty(s, dtype=dtype, device=device))) for name, s, dtype, device in shapes]
         optimizer = build(named)
+        if getattr(optimizer, "is_paged", False):  # bitsandbytes: it would map real memory and fill it at address 0
+            optimizer.is_paged = False  # type: ignore[attr-defined]
         to_mode(optimizer, "train")
         built, transient = watched.reads, 0
         for _ in range(STEPS):
@@ -98,6 +101,16 @@ def to_mode(optimizer: Optimizer, mode: str) -> None:
     switch = getattr(optimizer, mode, None)
     if callable(switch):
         switch()
+
+
+@contextmanager
+def foreach_of_fakes() -> Iterator[None]:
+    """Let torch's optimizers take their foreach path, with its temporaries, on fake tensors where on real ones."""
+    _foreach_supported_types.append(FakeTensor)
+    try:
+        yield
+    finally:
+        _foreach_supported_types.remove(FakeTensor)
 
 
 @contextmanager

@@ -1,50 +1,31 @@
 """What a device's memory can do: bytes a second of a large copy, the roof that a step's traffic is compared with."""
 
-import re
 import time
-from pathlib import Path
 
 import torch
 
-from optimeter.measure.devices.clock import clock_for
+from optimeter.measure.devices import Device
 
-LEAST_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # of the buffer that is copied
 MOST_BYTES = 512 << 20
 CACHES = 4  # times the cache that a buffer must have, where its size is known
 COPIES, SECONDS = 5, 0.3  # at least so many copies, and as many as fit into this time
-CACHE_FILES = Path("/sys/devices/system/cpu/cpu0/cache")
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def cache_bytes(device: torch.device) -> int | None:
-    """The size of the last cache before memory: L2 on CUDA, the CPU's largest; None where the machine does not tell."""
-    if device.type == "cuda":
-        return getattr(torch.cuda.get_device_properties(device), "L2_cache_size", None)
-    texts = (path.read_text().strip() for path in CACHE_FILES.glob("index*/size"))
-    sizes = [int(found[1]) * UNITS[found[2]] for text in texts if (found := re.fullmatch(r"(\d+)([KMG]?)", text))]
-    return max(sizes, default=None)
-
-
-def copy_rates(device: torch.device) -> list[float]:
-    """Bytes read and written a second, of each of several large copies within the device's memory."""
-    size = min(max(LEAST_BYTES[device.type], CACHES * (cache_bytes(device) or 0)), MOST_BYTES)
-    source, target = torch.zeros(size // 4, device=device), torch.empty(size // 4, device=device)
-    clock = clock_for(device)
+def copy_rates(device: Device) -> list[float]:
+    """Bytes read and written a second, in each of several groups of large copies within the device's memory."""
+    size = min(max(device.copy_buffer_bytes, CACHES * (device.cache_bytes() or 0)), MOST_BYTES)
+    source = torch.arange(size // 4, dtype=torch.float32, device=device.torch)  # zeros may move faster
+    target = torch.empty_like(source)
     rates: list[float] = []
     for _ in range(2):  # the first touches every page
         target.copy_(source)
     end = time.monotonic() + SECONDS
     while len(rates) < COPIES or time.monotonic() < end:
-        synchronise(device)
-        begin = clock.stamp()
-        target.copy_(source)
-        done = clock.stamp()
-        synchronise(device)
-        rates.append(2 * size / clock.seconds(begin, done))
+        device.synchronise()
+        begin = device.stamp()
+        for _ in range(device.copies_at_once):
+            target.copy_(source)
+        done = device.stamp()
+        device.synchronise()
+        rates.append(device.copies_at_once * 2 * size / device.seconds(begin, done))
     return rates
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given; a CPU has when the call returns."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

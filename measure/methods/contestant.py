@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from optimeter.measure.devices.clock import clock_for
+from optimeter.measure.devices import device_for
 from optimeter.measure.memory.ledger import ledger, tensor_bytes
 from optimeter.measure.memory.prediction import to_mode
-from optimeter.measure.methods.bandwidth import synchronise
 from optimeter.measure.methods.gradients import Noise
 from optimeter.measure.methods.settings import Build
 from optimeter.measure.monitor.probe import fingerprints
@@ -41,13 +40,12 @@ class Contestant:
         self.model = model = copy.deepcopy(model)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
-        self.device = self.parameters[0].device
+        self.device = device_for(self.parameters[0].device)
         self.before = fingerprints(model)
         self.optimizer = side.build(named)
         to_mode(self.optimizer, "train")
-        loss = torch.ones((), device=self.device)
+        loss = torch.ones((), device=self.device.torch)
         self.arguments: tuple[Any, ...] = (lambda: loss,) if side.closure else ()
-        self.clock = clock_for(self.device)
         self.steps, self.block_steps = 0, 1
         self.first_step: float = 0.0
         self.seconds: list[float] = []  # a step, of each block
@@ -65,14 +63,14 @@ class Contestant:
 
     def timed(self, steps: int) -> tuple[float, float]:
         """Seconds that `steps` steps take, until the device has done them, and seconds that they keep the host."""
-        synchronise(self.device)
-        begin, called = self.clock.stamp(), time.perf_counter()
+        self.device.synchronise()
+        begin, called = self.device.stamp(), time.perf_counter()
         for _ in range(steps):
             self.optimizer.step(*self.arguments)
-        returned, end = time.perf_counter(), self.clock.stamp()
-        synchronise(self.device)
+        returned, end = time.perf_counter(), self.device.stamp()
+        self.device.synchronise()
         self.steps += steps
-        return self.clock.seconds(begin, end), returned - called
+        return self.device.seconds(begin, end), returned - called
 
     def block(self) -> float:
         """One block with fresh gradients; returns its seconds a step.
@@ -85,7 +83,7 @@ class Contestant:
         self.timed(1)
         device, host = (seconds / self.block_steps for seconds in self.timed(self.block_steps))
         self.seconds.append(device)
-        self.host_seconds.append(device if self.device.type == "cpu" else host)
+        self.host_seconds.append(device if self.device.host_waits else host)
         return device
 
     def unmoved(self) -> list[str]:

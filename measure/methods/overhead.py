@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import torch
 
+from optimeter.measure.devices import device_for
 from optimeter.measure.memory.prediction import to_mode
 from optimeter.measure.methods.interleave import Comparison, interleave
 from optimeter.measure.methods.settings import Build, Settings, to_device
@@ -27,7 +28,6 @@ PAIRS = [(OFF, OFF + " again"), (OFF, ON), (OFF, ONE), (OFF, TWO)]
 SURE = 0.99  # confidence of off/off: at 0.9 one quiet machine in ten would be called restless
 PRECISION = 0.005  # half-width of off/off and of off/on at which more pairs are not needed
 MOST = 4  # times as many pairs as asked for, if they are needed
-LIMIT = {"cpu": 0.02, "cuda": 0.01}  # what the default schedule may cost
 BATCHES = 8
 
 
@@ -35,13 +35,13 @@ class Bench:
     """A training loop whose blocks of steps can be timed with the monitor off, on, or with a known delay."""
 
     def __init__(self, workload: Any, build: Build, settings: Settings, options: dict[str, Any], sink: TextIO) -> None:
-        self.workload, self.device = workload, torch.device(settings.device)
+        self.workload, self.device = workload, device_for(settings.device)
         torch.manual_seed(settings.seed)
-        self.model = workload.model().to(device=self.device, dtype=settings.dtype)
+        self.model = workload.model().to(device=self.device.torch, dtype=settings.dtype)
         self.optimizer = build([(name, p) for name, p in self.model.named_parameters() if p.requires_grad])
         to_mode(self.optimizer, "train")
         batches = itertools.islice(workload.batches("train", settings.seed), BATCHES)
-        self.batches = itertools.cycle([to_device(batch, self.device, settings.dtype) for batch in batches])
+        self.batches = itertools.cycle([to_device(batch, self.device.torch, settings.dtype) for batch in batches])
         self.monitor = OptimizerMonitor(
             self.model,
             self.optimizer,
@@ -63,15 +63,7 @@ class Bench:
             if monitor:
                 monitor.record(loss)
             if delay:
-                self._wait(delay)
-
-    def _wait(self, seconds: float) -> None:
-        if self.device.type == "cuda":
-            torch.cuda._sleep(int(seconds * torch.cuda.clock_rate(self.device) * 1e6))
-        else:
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                pass
+                self.device.sleep(delay)
 
     def block(self, monitored: bool = False, delay: float = 0.0) -> Callable[[], float]:
         """A function that runs one block, after one step that does not count, and returns its seconds."""
@@ -80,10 +72,10 @@ class Bench:
             monitor = self.monitor if monitored else None
             with self.monitor if monitored else nullcontext():
                 self._run(1, monitor, delay)
-                self._synchronise()
+                self.device.synchronise()
                 begin = time.perf_counter()
                 self._run(self.steps, monitor, delay)
-                self._synchronise()
+                self.device.synchronise()
                 return time.perf_counter() - begin
 
         return run
@@ -92,10 +84,6 @@ class Bench:
         """Work that is not done at each step, spread over all: what sampling costs, and turning steps into lines."""
         sampled = spread(self.monitor.sampling)["median"] / self.monitor.schedule.every  # type: ignore[index]
         return (sampled + self.monitor.settling_seconds / self.monitor.steps) / self.step_seconds
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def overhead(
@@ -136,17 +124,16 @@ def _overhead(
         "status": "ok",
         "reason": None,
         "steps": bench.monitor.steps,
-        "overhead": found | verdict(parts, share, settings.device),
+        "overhead": found | verdict(parts, share, bench.device.overhead_limit),
         "missing": {"quality": "measure=overhead does not train to an end"},
     }
 
 
-def verdict(parts: dict[str, dict[str, Any]], sampling_share: float, device: str) -> dict[str, Any]:
+def verdict(parts: dict[str, dict[str, Any]], sampling_share: float, limit: float) -> dict[str, Any]:
     """Whether the controls came out as they must, and what that allows to be said of the monitor."""
     null, control, on = parts[OFF], parts[TWO], parts[ON]
     low, high = on["low"] + sampling_share, on["high"] + sampling_share
     quiet, seen = null["low"] <= 0 <= null["high"], control["low"] > 0
-    limit = LIMIT[device]
     if not (quiet and seen):
         why = "off/off is not 0" if not quiet else "a delay of 2 % was not seen"
         return {"resolved": False, "limit": limit, "verdict": f"not resolved: {why}"}

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optimeter.measure.devices import device_for
 from optimeter.measure.memory.ledger import ledger, parameter_counts, tensor_bytes
 from optimeter.measure.memory.prediction import predict
-from optimeter.measure.methods.bandwidth import cache_bytes, copy_rates
+from optimeter.measure.methods.bandwidth import copy_rates
 from optimeter.measure.methods.contestant import Contestant, Side
 from optimeter.measure.methods.gradients import Noise, TouchedRows
 from optimeter.measure.methods.interleave import Comparison, interleave
@@ -75,9 +76,9 @@ def compare_steps(
     progress: Callable[[tuple], None] = lambda news: None,
 ) -> dict[str, Any]:
     """The record's blocks for `measure=step`, of `sides` CANDIDATE and BASELINE on the workload's parameters."""
-    device = torch.device(settings.device)
+    device = device_for(settings.device)
     torch.manual_seed(settings.seed)
-    model = workload.model().to(device=device, dtype=settings.dtype)
+    model = workload.model().to(device=device.torch, dtype=settings.dtype)
     gradients = gradients_for(workload, model, settings)
     rates = copy_rates(device)
     both = {}
@@ -114,7 +115,7 @@ def _blocks(
     gradients: str,
 ) -> dict[str, Any]:
     one, base = both[CANDIDATE], both[BASELINE]
-    cache, copied = cache_bytes(one.device), spread(rates)
+    cache, copied = one.device.cache_bytes(), spread(rates)
     middle, low, high = (1 + value for value in comparison.interval(CONFIDENCE))
     parts = {name: both[name].block_of(copied["median"], cache) for name in both}  # type: ignore[index]
     found = {"verdict": verdict(low, high, options["delta"]), "ratio": middle, "low": low, "high": high}
@@ -159,7 +160,7 @@ def _memory(one: Contestant) -> dict[str, Any]:
 
 def _time(one: Contestant) -> dict[str, Any]:
     known = {"optimizer": spread(one.seconds), "first_step": one.first_step}
-    if one.device.type != "cpu":
+    if not one.device.host_waits:
         known["optimizer_host"] = spread(one.host_seconds)
     return dict.fromkeys(("step", "forward", "backward", "estimator", "optimizer_share")) | known
 
@@ -177,7 +178,7 @@ def _predicted(side: Side, model: nn.Module, sparse: bool) -> tuple[int | None, 
 def _notes(both: Mapping[str, Contestant], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What must be said beside the figures, by topic."""
     said = {
-        "clock": [ON_CPU] if both[CANDIDATE].device.type == "cpu" else [],
+        "clock": [ON_CPU] if both[CANDIDATE].device.host_waits else [],
         "curvature": [f"{one.side.name} {ORDINARY}" for one in both.values() if one.side.hessian],
         "cache": [f"{part['optimizer']} {CACHED}" for part in parts.values() if part["fits_in_cache"]],
         "uneven": [

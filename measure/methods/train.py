@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optimeter.measure.devices.allocator import allocator_for
+from optimeter.measure.devices import device_for
 from optimeter.measure.memory.peaks import watched
 from optimeter.measure.memory.prediction import predict, to_mode
 from optimeter.measure.methods.quality import quality
@@ -41,14 +41,14 @@ class Training:
         progress: Callable[[tuple[int, int, float | None]], None] = lambda news: None,
     ) -> None:
         self.workload, self.settings, self.write, self.progress = workload, settings, write, progress
-        self.device = torch.device(settings.device)
+        self.device = device_for(settings.device)
         torch.manual_seed(settings.seed)
-        self.model: nn.Module = workload.model().to(device=self.device, dtype=settings.dtype)
+        self.model: nn.Module = workload.model().to(device=self.device.torch, dtype=settings.dtype)
         self.named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.missing: dict[str, str] = {}
-        held = allocator_for(self.device).held()
+        held = self.device.allocator().held()
         self.build, self.optimizer = build, build(self.named)
-        self.built_bytes = None if held is None else (allocator_for(self.device).held() or 0) - held
+        self.built_bytes = None if held is None else (self.device.allocator().held() or 0) - held
         torch.manual_seed(settings.seed + 1)  # whatever the optimizer drew, the model's own draws start alike
         self.scheduler = scheduler(self.optimizer, settings)
         self.monitor = OptimizerMonitor(
@@ -57,6 +57,7 @@ class Training:
             sample_every=settings.sample_every,
             roles=settings.roles,
             on_line=self._on_line,
+            device=self.device,
         )
         self.evaluations: list[dict[str, Any]] = []
         self.diverged: str | None = None
@@ -126,13 +127,12 @@ class Training:
 
         What the model draws, as in dropout, is taken back, so that the run sees the same draws as without estimates.
         """
-        devices = [self.device] if self.device.type == "cuda" else []
         self.optimizer.zero_grad()  # the last step's are done with; an estimate need not be made beside them
         twice = self.optimizer.curvature_from == "loss"  # type: ignore[attr-defined]
         # Of torch's forms of attention one alone can be differentiated twice.
         attention = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
         try:
-            with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(devices), attention:
+            with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(self.device.fork_devices()), attention:
                 self.optimizer.update_hessian(*self._curvature_loss(batch))  # type: ignore[attr-defined]
         except RuntimeError:  # as where no label can be drawn, since nothing is finite any more
             with torch.no_grad():
@@ -145,7 +145,7 @@ class Training:
         if self.optimizer.curvature_from == "loss":  # type: ignore[attr-defined]
             return self.workload.loss(self.model, batch), 1
         seed = (self.settings.seed + WEYL * (self.monitor.steps + 1)) % (1 << 63)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        generator = torch.Generator(self.device.torch).manual_seed(seed)
         return self.workload.sampled_loss(self.model, batch, generator)
 
     def fill_gradients(self, batches: list[Any], phase: Callable[[str], Any] = nullcontext) -> Tensor:
@@ -209,7 +209,7 @@ class Training:
             self.write(line)
 
     def _on_device(self, batch: Any) -> Any:
-        return to_device(batch, self.device, self.settings.dtype)
+        return to_device(batch, self.device.torch, self.settings.dtype)
 
     def _report(self, step: int) -> None:
         now = time.monotonic()
@@ -247,7 +247,10 @@ class Training:
             self.missing |= {f"memory.{name}": reason for name in names}
         else:
             memory["allocator_state_bytes"] += self.built_bytes or 0
-            memory["unexplained_bytes"] = memory["allocator_state_bytes"] - memory["state_bytes"]
+            # What the allocator counted in the first steps, beside what lay on the device after them: some of it may
+            # be given up later, and what lies on the host, as the step of torch's own Adam does, was never counted.
+            walked = self.monitor.walked_bytes.get(self.device.torch.type, 0)
+            memory["unexplained_bytes"] = memory["allocator_state_bytes"] - walked
         memory["predicted_state_bytes"] = self._predict()
         self.missing |= self.monitor.missing()
         status = "diverged" if self.diverged else "ok"

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimeter.measure.devices.allocator import allocator_for
-from optimeter.measure.devices.clock import clock_for
+from optimeter.measure.devices import Device, UnknownDevice, device_for
 from optimeter.measure.memory.ledger import Ledger, ledger, parameter_counts
-from optimeter.measure.monitor.observation import CudaReadBack, Observation, ReadBack, Span, Value
+from optimeter.measure.monitor.observation import Observation, Span, Value
 from optimeter.measure.monitor.sampling import Sampler, Schedule
 from optimeter.measure.statistics import spread
 
@@ -42,6 +41,7 @@ class OptimizerMonitor:
     "auto" samples the first 32 steps and then as often as keeps sampling under 0.4 % of the step time. `roles` labels
     further state keys for the memory ledger. `on_line` receives each step's line when it is known, some steps later
     or when the block is left; without it the lines stay in `lines`.
+    `device` is what the parameters lie on. Raises ValueError where there is nothing to watch, or no clock for it.
     """
 
     def __init__(
@@ -52,16 +52,20 @@ class OptimizerMonitor:
         sample_every: int | str = "auto",
         roles: Mapping[str, str] | None = None,
         on_line: Callable[[dict[str, Any]], object] | None = None,
+        device: Device | None = None,
     ) -> None:
         self.model, self.optimizer, self.roles = model, optimizer, roles
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("OptimizerMonitor: the model has no trainable parameter")
-        self.device = self.parameters[0].device
-        self.clock, self.allocator = clock_for(self.device), allocator_for(self.device)
+        try:
+            self.device = device or device_for(self.parameters[0].device)
+        except UnknownDevice as unknown:
+            raise UnknownDevice(f"OptimizerMonitor: {unknown}") from None
+        self.allocator = self.device.allocator()
         self.schedule = Schedule(sample_every)
         self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer)
-        self.read_back = CudaReadBack(self.device) if self.device.type == "cuda" else ReadBack()
+        self.read_back = self.device.read_back()
         self.lines: list[dict[str, Any]] = []
         self.on_line = on_line or self.lines.append
         self.times: dict[str, list[float]] = {name: [] for name in (*TIMED, "optimizer_host")}
@@ -70,7 +74,8 @@ class OptimizerMonitor:
         self.settling_seconds = 0.0  # spent on turning steps into lines, all in all
         self.steps = 0
         self.elapsed: float | None = 0.0  # seconds of all steps read back so far, estimates too, if they could be told
-        self.allocator_state_bytes: int | None = None
+        self.allocator_state_bytes: int | None = None  # what the first steps allocated and left
+        self.walked_bytes: dict[str, int] = {}  # by type of device, after the same steps
         self._held: int | None = None
         self._handles: list[Any] = []
         self._estimates: list[Span] = []  # since the last step
@@ -112,34 +117,34 @@ class OptimizerMonitor:
             return
         if self._depth["step"] and self._current:
             self._current.closure = True
-        now = self.clock.stamp()
+        now = self.device.stamp()
         self._end_backward(now)
-        self._forward_begin = now
-        self._begin_step(now)
+        self._forward_begin = self._after_look(self._begin_step(now), now)
 
     def _on_forward_end(self, *_: Any) -> None:
         self._depth["forward"] -= 1
         if self._depth["forward"] or self._current is None or self._forward_begin is None:
             return
-        now = self.clock.stamp()
+        now = self.device.stamp()
         self._current.forward.append((self._forward_begin, now))
-        self._forward_begin, self._backward_begin = None, now
         self._end_phase("forward")
+        self._forward_begin, self._backward_begin = None, self._after_look(self._current, now)
 
     def _on_step_begin(self, *_: Any) -> None:
         self._depth["step"] += 1
         if self._depth["step"] > 1 or self._muted:  # where a subclass's step calls its parent's, hooks fire twice
             return
-        now = self.clock.stamp()
+        now = self.device.stamp()
         self._end_backward(now)
         one = self._begin_step(now)
         lr = self.optimizer.param_groups[0].get("lr")
         one.lr = lr.clone() if isinstance(lr, Tensor) else lr
         if one.sampled:
             self.sampler.before(one)
+        self._held = self.allocator.held(settled=True) if one.index <= STATE_IS_THERE_AFTER else None
+        if one.sampled:
             self.allocator.begin()
-        self._held = self.allocator.held() if one.index <= STATE_IS_THERE_AFTER else None
-        self._host_begin, self._optimizer_begin = time.perf_counter(), self.clock.stamp()
+        self._host_begin, self._optimizer_begin = time.perf_counter(), self.device.stamp()
         if one.sampled:
             one.excluded.append((now, self._optimizer_begin))
             one.sampling.append((now, self._optimizer_begin))
@@ -149,16 +154,17 @@ class OptimizerMonitor:
         one = self._current
         if self._depth["step"] or self._muted or one is None:
             return
-        now = self.clock.stamp()
+        now = self.device.stamp()
         one.estimator, self._estimates = self._estimates, []
         one.optimizer, one.host_seconds = (self._optimizer_begin, now), time.perf_counter() - self._host_begin
         self._end_phase("step", self.sampler.scratch_bytes)
         if self._held is not None:
-            grown = (self.allocator.held() or 0) - self._held
+            grown = (self.allocator.held(settled=True) or 0) - self._held
             self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
+            self.walked_bytes = self.ledger().by_device
         if one.sampled:
             self.sampler.after(one)
-            one.sampling.append((now, self.clock.stamp()))
+            one.sampling.append((now, self.device.stamp()))
         self._current, self._stepped, self._backward_begin = None, one, None
         if one.losses:
             self._complete()
@@ -176,7 +182,9 @@ class OptimizerMonitor:
         if one is None:
             raise RuntimeError("monitor.record(loss) came before any forward or step; was the monitor entered?")
         if one is self._current and self._has_gradients():
-            self._end_backward(self.clock.stamp())
+            now = self.device.stamp()
+            self._end_backward(now)
+            self._after_look(one, now)
         one.losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         one.extra |= extra
         if one is self._stepped:
@@ -185,27 +193,29 @@ class OptimizerMonitor:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Keep what happens inside ("evaluation", "estimator") out of the step; its peak and time are its own."""
-        begin, in_backward = self.clock.stamp(), self._backward_begin is not None and not self._has_gradients()
+        begin, in_backward = self.device.stamp(), self._backward_begin is not None and not self._has_gradients()
         self._end_backward(begin)
         may_begin_state = name == ESTIMATOR and self.steps < STATE_IS_THERE_AFTER
         held = self.allocator.held(settled=True) if may_begin_state else None
         self.allocator.begin()
         self._muted = True
+        start = self.device.stamp()
         try:
             yield
         finally:
+            span = (start, self.device.stamp())
             self._muted = False
             if held is not None:
                 grown = (self.allocator.held(settled=True) or 0) - held
                 self.allocator_state_bytes = (self.allocator_state_bytes or 0) + grown
             self.allocator.phase_ends(name)
-            span = (begin, self.clock.stamp())
+            after = self.device.stamp()
             self.phases.setdefault(name, []).append(span)
             if name == ESTIMATOR:
                 self._estimates.append(span)
             if self._current:
-                self._current.excluded.append(span)
-            self._backward_begin = span[1] if in_backward else None
+                self._current.excluded.append((begin, after))
+            self._backward_begin = after if in_backward else None
 
     # What happens at those events.
 
@@ -228,6 +238,14 @@ class OptimizerMonitor:
         if self._current and self._current.sampled:
             self.allocator.phase_ends(name, scratch)
 
+    def _after_look(self, one: Observation, now: Any) -> Any:
+        """When the next span begins, where the last ended `now`: a look at the allocator between them is in neither."""
+        if not one.sampled or self.allocator.reason is not None:
+            return now
+        again = self.device.stamp()
+        one.excluded.append((now, again))
+        return again
+
     def _has_gradients(self) -> bool:
         """Whether a backward has been (unless the last gradients were kept as zeros)."""
         return any(p.grad is not None for p in self.parameters)
@@ -244,7 +262,7 @@ class OptimizerMonitor:
         """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
         begin = time.perf_counter()
         for one in self.read_back.collect(wait):
-            durations = one.durations(self.clock)
+            durations = one.durations(self.device)
             for name in TIMED:
                 if (seconds := durations[name]) is not None:
                     self.times[name].append(seconds)
@@ -283,6 +301,7 @@ class OptimizerMonitor:
             "state_bytes_per_parameter": held.state_bytes / trainable,
             "by_role": held.by_role,
             "by_dtype": held.by_dtype,
+            "by_device": held.by_device,
             "state_8bit_share": held.share_8bit,
             "predicted_state_bytes": None,
             "allocator_state_bytes": allocated if self.allocator.reason is None else None,
@@ -296,18 +315,18 @@ class OptimizerMonitor:
 
     def _time(self) -> dict[str, Any]:
         block: dict[str, Any] = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
-        if self.device.type != "cuda":
+        if self.device.host_waits:
             del block["optimizer_host"]  # the host waits for every operation: the same number
         step, optimizer = block["step"], block["optimizer"]
         spans = self.phases.get(ESTIMATOR, [])
-        block["estimator"] = spread([self.clock.seconds(*span) for span in spans])
+        block["estimator"] = spread([self.device.seconds(*span) for span in spans])
         block["first_step"] = self.times["step"][0] if self.times["step"] else None
         block["optimizer_share"] = optimizer["median"] / step["median"] if step and optimizer else None
         return block
 
     def plot(self, path: str | Path) -> None:
         """Draw the trends of what was recorded: loss, gradient norm, memory and moment memory over the steps."""
-        from optimeter.measure.monitor.trends import draw_trends  # matplotlib takes half a second to import
+        from optimeter.measure.records.trends import draw_trends  # matplotlib takes half a second to import
 
         self.settle(wait=True)
         draw_trends(self.lines, path)

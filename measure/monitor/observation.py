@@ -1,27 +1,23 @@
 """One observed step, and how its values get from the device to a line of the record without stopping the loop."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from optimeter.measure.devices.clock import HostClock
+from optimeter.measure.devices import Device
 
 SPANS = ("forward", "backward", "estimator", "excluded", "sampling")
 CHANGES = ("weight_norm", "update_norm", "updated", "strayed", "strayed_moments")
 RESOLVED = 1e-6  # of the squared mean: a smaller variance is lost in the difference of two fp32 sums
-READ_BACK_EVERY = 64  # steps between two asynchronous copies from a GPU
-SETTLE_EVERY = 32  # steps that a CPU turns into lines at once: one at a time, in cold caches, costs three times as much
-Span = tuple[Any, Any]  # two stamps of the clock
+Span = tuple[Any, Any]  # two stamps of the device
 Value = Tensor | float
 
 
 @dataclass
 class Observation:
-    """An optimizer step while it is being made: stamps belong to the clock, values stay on the device."""
+    """An optimizer step while it is being made: stamps are the device's, values stay on the device."""
 
     index: int
     begin: Any
@@ -56,19 +52,19 @@ class Observation:
         self.values = {name: numbers.get(name, value) for name, value in self.values.items()}
         self.extra = {name: numbers.get(f"extra.{name}", value) for name, value in self.extra.items()}
 
-    def durations(self, clock: HostClock) -> dict[str, float | None]:
+    def durations(self, device: Device) -> dict[str, float | None]:
         """Seconds of the whole step and of its parts, None where no event told; the device must have passed all of it.
 
         Where no forward of the model was seen, neither is it known when the step began.
         """
         assert self.optimizer is not None
-        spent = {name: sum(clock.seconds(*span) for span in getattr(self, name)) for name in SPANS}
-        step = clock.seconds(self.begin, self.optimizer[1]) - spent["excluded"]
+        spent = {name: sum(device.seconds(*span) for span in getattr(self, name)) for name in SPANS}
+        step = device.seconds(self.begin, self.optimizer[1]) - spent["excluded"]
         return {
             "step": step if self.forward else None,
             "forward": spent["forward"] if self.forward else None,
             "backward": spent["backward"] if self.backward and not self.closure else None,
-            "optimizer": None if self.closure else clock.seconds(*self.optimizer),
+            "optimizer": None if self.closure else device.seconds(*self.optimizer),
             "estimator": spent["estimator"],
             "sampling": spent["sampling"],
         }
@@ -93,68 +89,3 @@ class Observation:
         line |= {f"{name}_seconds": durations.get(name) for name in ("forward", "backward", "optimizer")}
         line |= {"estimator_seconds": durations["estimator"]} if self.estimator else {}
         return line | ({"extra": {name: float(value) for name, value in self.extra.items()}} if self.extra else {})
-
-
-class ReadBack:
-    """Hands back observations, in order, once their values are on the host. On a CPU they already are."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Observation] = []
-
-    @staticmethod
-    def settles_at_once(tensor: Tensor) -> bool:
-        """Whether reading the value waits for no device."""
-        return tensor.device.type == "cpu"
-
-    def add(self, observation: Observation) -> None:
-        """Take one that is complete."""
-        tensors = observation.tensors().items()
-        observation.settle({name: tensor.item() for name, tensor in tensors if self.settles_at_once(tensor)})
-        self.waiting.append(observation)
-
-    def ready(self) -> bool:
-        """Whether it is time to collect."""
-        return len(self.waiting) >= SETTLE_EVERY
-
-    def collect(self, wait: bool = False) -> Iterator[Observation]:
-        """Those that have arrived; with `wait`, all."""
-        ready, self.waiting = self.waiting, []
-        yield from ready
-
-
-class CudaReadBack(ReadBack):
-    """Copies the values of 64 steps at once into pinned memory and looks at them when the copy's event has passed."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-        self.copying: list[tuple[list[Observation], Tensor, Any]] = []
-
-    def add(self, observation: Observation) -> None:
-        super().add(observation)
-        if len(self.waiting) == READ_BACK_EVERY:
-            self._copy()
-
-    def ready(self) -> bool:
-        return bool(self.copying)
-
-    def _copy(self) -> None:
-        batch, self.waiting = self.waiting, []
-        tensors = [t.reshape(()).double() for one in batch for t in one.tensors().values()]
-        flat = torch.stack(tensors) if tensors else torch.empty(0, dtype=torch.float64, device=self.device)
-        pinned = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
-        pinned.copy_(flat, non_blocking=True)
-        passed = torch.cuda.Event()
-        passed.record(torch.cuda.current_stream(self.device))
-        self.copying.append((batch, pinned, passed))
-
-    def collect(self, wait: bool = False) -> Iterator[Observation]:
-        if wait and self.waiting:
-            self._copy()
-        while self.copying and (wait or self.copying[0][2].query()):
-            batch, pinned, passed = self.copying.pop(0)
-            passed.synchronize()
-            numbers = iter(pinned.tolist())
-            for one in batch:
-                one.settle({name: next(numbers) for name in one.tensors()})
-                yield one

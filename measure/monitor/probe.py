@@ -68,7 +68,7 @@ def rows_at_rest(p: Tensor) -> Tensor:
     p: with a sparse gradient.
     """
     touched = torch.zeros(len(p), dtype=torch.bool, device=p.device)
-    touched[p.grad._indices()[0]] = True  # type: ignore[union-attr]
+    touched.index_fill_(0, p.grad._indices()[0], True)  # type: ignore[union-attr] # touched[…] = True would wait
     width = max(p.numel() // max(len(p), 1), 1)
     return ~touched[torch.arange(0, p.numel(), stride_of(p), device=p.device) // width]
 

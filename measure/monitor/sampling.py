@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimeter.measure.devices.allocator import Allocator
+from optimeter.measure.devices import Allocator
 from optimeter.measure.memory.ledger import Ledger, tensor_bytes
 from optimeter.measure.monitor import probe
 from optimeter.measure.monitor.observation import Observation
@@ -29,7 +29,9 @@ class Schedule:
         self.costs: list[tuple[float, float]] | None = [] if every == "auto" else None
 
     def due(self, index: int) -> bool:
-        """Whether step `index`, counted from 1, is sampled."""
+        """Whether step `index`, counted from 1, is sampled; none while what sampling costs is still on its way."""
+        if self.costs is not None and index > CALIBRATION_STEPS:
+            return False
         return (index - 1) % self.every == 0
 
     def learn(self, sampling_seconds: float, step_seconds: float) -> None:

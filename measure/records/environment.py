@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from optimeter.measure.records.fields import JSON, REQUIRED, key
+from optimeter.measure.records.fields import JSON, REQUIRED, Block, key
 
 
 @dataclass(kw_only=True, slots=True)
-class Git:
+class Git(Block):
     """The state of the project's source."""
 
     commit: str | None = key("Commit.")
@@ -16,7 +16,7 @@ class Git:
 
 
 @dataclass(kw_only=True, slots=True)
-class Cpu:
+class Cpu(Block):
     """The processor."""
 
     model: str | None = key("Its name.")
@@ -28,7 +28,7 @@ class Cpu:
 
 
 @dataclass(kw_only=True, slots=True)
-class Card:
+class Card(Block):
     """The accelerator that a run used."""
 
     name: str | None = key("Its name.")
@@ -44,7 +44,7 @@ class Card:
 
 
 @dataclass(kw_only=True, slots=True)
-class Flags:
+class Flags(Block):
     """Switches of torch that change speed or numbers."""
 
     matmul_precision: str | None = key("Precision of float32 products.")
@@ -53,7 +53,7 @@ class Flags:
 
 
 @dataclass(kw_only=True, slots=True)
-class Environment:
+class Environment(Block):
     """Where a run was made."""
 
     optimeter: str | None = key("Version of the project.")
@@ -68,7 +68,7 @@ class Environment:
 
 
 @dataclass(kw_only=True, slots=True)
-class Range:
+class Range(Block):
     """A quantity that was sampled during the run."""
 
     min: float = key("Smallest.", default=REQUIRED)
@@ -77,7 +77,7 @@ class Range:
 
 
 @dataclass(kw_only=True, slots=True)
-class Gpu:
+class Gpu(Block):
     """What the GPU did during a run, from samples a second apart."""
 
     samples: int | None = key("Number of samples.", "samples")

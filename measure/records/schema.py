@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from optimeter.measure.records.environment import Environment, Gpu
-from optimeter.measure.records.fields import JSON, REQUIRED, key, names
+from optimeter.measure.records.fields import JSON, REQUIRED, Block, key, names
 
 SCHEMA = 2
 Status: TypeAlias = Literal["ok", "diverged", "oom", "timeout", "crashed", "error", "unsupported", "interrupted"]
@@ -21,7 +21,7 @@ FAILED: tuple[Status, ...] = ("error", "crashed", "oom", "timeout")
 
 
 @dataclass(kw_only=True, slots=True)
-class Parameters:
+class Parameters(Block):
     """What is trained."""
 
     count: int | None = key("Elements of all parameters of the model.", "elements")
@@ -39,11 +39,13 @@ class Holding(Protocol):
     @property
     def by_dtype(self) -> dict[str, int]: ...
     @property
+    def by_device(self) -> dict[str, int]: ...
+    @property
     def share_8bit(self) -> float: ...
 
 
 @dataclass(kw_only=True, slots=True)
-class Memory:
+class Memory(Block):
     """What the optimizer holds, and what a step takes."""
 
     state_bytes: int | None = key("What the optimizer holds beside parameters and gradients.", "bytes")
@@ -52,6 +54,7 @@ class Memory:
         "The same by role: `first_moment`, `second_moment`, … or the state's key.", "bytes", dict
     )
     by_dtype: dict[str, int] = key("The same by the type of its elements.", "bytes", dict)
+    by_device: dict[str, int] = key("The same by the type of device that it lies on.", "bytes", dict)
     state_8bit_share: float | None = key("Share of the trainable elements with state in 8 bits or fewer.", "1")
     predicted_state_bytes: int | None = key("`state_bytes` as predicted by steps on fake tensors.", "bytes")
     allocator_state_bytes: int | None = key("What the allocator saw the state take.", "bytes")
@@ -75,13 +78,14 @@ class Memory:
             state_bytes_per_parameter=held.state_bytes / max(trainable, 1),
             by_role=held.by_role,
             by_dtype=held.by_dtype,
+            by_device=held.by_device,
             state_8bit_share=held.share_8bit,
             **further,
         )
 
 
 @dataclass(kw_only=True, slots=True)
-class Spread:
+class Spread(Block):
     """A quantity that was measured several times."""
 
     median: float = key("Median.", default=REQUIRED)
@@ -91,7 +95,7 @@ class Spread:
 
 
 @dataclass(kw_only=True, slots=True)
-class Times:
+class Times(Block):
     """How long the steps took, after the warm-up."""
 
     step: Spread | None = key("A whole step, without estimates, evaluation and what the monitor itself takes.", "s")
@@ -108,7 +112,7 @@ class Times:
 
 
 @dataclass(kw_only=True, slots=True)
-class Evaluation:
+class Evaluation(Block):
     """The held-out loss after a number of steps."""
 
     step: int = key("Training steps made before.", "steps", REQUIRED)
@@ -118,7 +122,7 @@ class Evaluation:
 
 
 @dataclass(kw_only=True, slots=True)
-class Quality:
+class Quality(Block):
     """What a training run reached."""
 
     first_loss: float | None = key("Held-out loss before the first step.")
@@ -135,7 +139,7 @@ class Quality:
 
 
 @dataclass(kw_only=True, slots=True)
-class Checks:
+class Checks(Block):
     """What must be true of an honest run; false makes its numbers invalid."""
 
     parameters_moved: bool | None = key("Every trainable parameter differs from its start.")
@@ -147,7 +151,7 @@ class Checks:
 
 
 @dataclass(kw_only=True, slots=True)
-class StepSide:
+class StepSide(Block):
     """One of the two optimizers of a comparison of steps."""
 
     optimizer: str | None = key("Its name.")
@@ -171,7 +175,7 @@ class StepSide:
 
 
 @dataclass(kw_only=True, slots=True)
-class StepComparison:
+class StepComparison(Block):
     """`measure=step`: the optimizer's step alone against a baseline's, in pairs of blocks in random order."""
 
     verdict: str | None = key("FAST, SLOW, SAME, or AMBG where the interval does not tell.")
@@ -192,7 +196,7 @@ class StepComparison:
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan:
+class Plan(Block):
     """`measure=plan`: what a run would hold, told by shapes alone; activations depend on the batch and come on top."""
 
     parameter_bytes: int | None = key("Parameters.", "bytes")
@@ -211,11 +215,11 @@ class Plan:
 
 
 @dataclass(kw_only=True, slots=True)
-class OverheadComparison:
+class OverheadComparison(Block):
     """How much longer a step takes in one way than in another, in pairs of blocks in random order."""
 
-    a: str = key("The one way.", default=REQUIRED)
-    b: str = key("The other way.", default=REQUIRED)
+    a: str | None = key("The one way.")
+    b: str | None = key("The other way.")
     difference: float | None = key("Median over the pairs of time b / time a − 1.", "1")
     low: float | None = key("Lower end of its interval.", "1")
     high: float | None = key("Upper end.", "1")
@@ -225,7 +229,7 @@ class OverheadComparison:
 
 
 @dataclass(kw_only=True, slots=True)
-class Overhead:
+class Overhead(Block):
     """`measure=overhead`: what the monitor itself costs, with delays of known size as controls."""
 
     block_steps: int | None = key("Steps in a block.", "steps")
@@ -244,7 +248,7 @@ class Overhead:
 
 
 @dataclass(kw_only=True, slots=True)
-class Findings:
+class Findings(Block):
     """What a measure finds out about one optimizer on one workload."""
 
     status: Status = key("How the run ended.", default=REQUIRED)
@@ -275,6 +279,8 @@ class Result(Findings):
     optimizer_target: str | None = key("Its class.")
     workload: str = key("Name of the workload.", default="?")
     size: str | None = key("Size of the workload, where it has several.")
+    shaped_by: list[str] = key("Arguments that shape the workload's model, as `Workload.shaped_by`.", default=list)
+    follows: list[str] = key("Its arguments that follow the optimizer, as `Workload.follows`.", default=list)
     seed: int | None = key("Seed of weights and batches.")
     device: str | None = key("Device, as torch calls its type: `cpu`, `cuda`.")
     dtype: str | None = key("Type of the weights.")
@@ -292,3 +298,20 @@ class Result(Findings):
     def of(cls, findings: Findings, **provenance: Any) -> "Result":
         """The record of a run from what its measure found and the further keys."""
         return cls(**{name: getattr(findings, name) for name in names(Findings)}, **provenance)
+
+
+# What everyone may look up in a configuration, with its type; it has more, and may lack any of these.
+CONFIGURATION: dict[str, Any] = {
+    "name": str | None,
+    "seed": int | None,
+    "device": str | None,
+    "dtype": str | None,
+    "steps": int | None,
+    "eval_every": int | None,
+    "record_every": int | None,
+    "baseline": str | None,
+    "optimizer": dict | None,
+    "workload": dict | None,
+    "measure": dict | None,
+    "choices": dict | None,
+}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimeter.optimizers.core.checks import FRACTION, Checks, at_least, is_fraction, is_rate, one_of, whole
-from optimeter.optimizers.core.quantize import CODED, code_map, in_caches
+from optimeter.optimizers.core.quantize import CODED, borders, code_map, in_caches
 from optimeter.optimizers.core.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
 
 __all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell", "Unpack", "constructor", "working"]
@@ -146,10 +146,16 @@ class Shell(Optimizer):
         self._share_code_maps()
 
     def _share_code_maps(self) -> None:
-        """Hold the code maps without which 8-bit state cannot be read, so that a count of the bytes finds them."""
+        """Hold the tables without which 8-bit state cannot be read or written, so that a count of the bytes finds them.
+
+        A CPU writes by another table, which is the process's and no optimizer's.
+        """
         in_8_bits = [g for g in self.param_groups if g["storage"] == "8bit"]
         devices = {p.device for g in in_8_bits for p in g["params"] if p.numel() >= max(g["min_8bit_size"], 1)}
         self.shared = {str(d): {f"{kind}_map": code_map(kind, d) for kind in CODED} for d in devices}
+        for d in devices:
+            if d.type != "cpu":
+                self.shared[str(d)] |= {f"{kind}_borders": borders(kind, d) for kind in CODED}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -1,6 +1,6 @@
 """The table `claims`: what the five documents claim, what the records say, and the verdict.
 
-The claims and the queries that answer them are data, `conf/claims.yaml`; its head says what each key means. A verdict
+The claims and the queries that answer them are data, `claims.yaml`; its head says what each key means. A verdict
 is worked out from records or from arithmetic that is shown; without either a claim is not measured.
 """
 
@@ -48,7 +48,7 @@ class Judged:
 
 @cache
 def all_claims() -> list[dict[str, Any]]:
-    """conf/claims.yaml."""
+    """claims.yaml."""
     import yaml
 
     return yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ MEMBERS = {
     "adamw8bit": ("adamw", None),
     "custom_adamw": ("custom_adamw", None),
 }
-OURS = "optimizers."
+OURS = "optimeter.optimizers."
 PHASES = ("warm-up", "after")
 FREE = ("about", "warmup_steps", "lr")  # of an optimizer's configuration: its state is the same size
 Row = dict[str, list[Record]]  # by phase

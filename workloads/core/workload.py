@@ -11,12 +11,16 @@ from torch import Generator, Tensor, nn
 TRAIN, HELD_OUT = "train", "held_out"
 
 
+class NoTask(NotImplementedError):
+    """A workload cannot be measured in the way that was asked for; the message says why."""
+
+
 class Workload:
     """A model, its data, its loss and its score.
 
     `steps`, `eval_every` and `target` (a score to reach, or None) come from its YAML. `data` lists the files of
     installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity, as the
-    versions of `libraries` do, the distributions that its model is made of.
+    versions of `libraries` do, the distributions that its model is made of; `installed_by` is what brings them.
 
     `shaped_by` names the constructor's arguments that shape the model, in the order in which reports print them beside
     the workload's name; `size` is printed anyway. `follows` names those that follow the optimizer: runs that differ in
@@ -28,6 +32,7 @@ class Workload:
     gradients = "dense"  # or "sparse": what its parameters receive
     data: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    installed_by: str | None = None  # for pip install; None where the libraries' own names are
     shaped_by: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
 
@@ -82,6 +87,15 @@ class Workload:
         if accepted in (self.gradients, "both"):
             return None
         return f"it takes {accepted} gradients and this workload's are {self.gradients}"
+
+
+def draw_labels(scores: Tensor, generator: Generator) -> Tensor:
+    """A label for each row of `scores` (n, classes), drawn with the probability that the model gives it; (n,).
+
+    A row that is not finite gets any label: on CUDA a draw from NaN would stop the device for the whole process.
+    """
+    probability = scores.detach().float().softmax(1)
+    return probability.where(probability.isfinite(), 1.0).multinomial(1, generator=generator).squeeze(1)
 
 
 def packaged(name: str, sha256: str | None = None) -> Path:

@@ -1,39 +1,61 @@
 """What NVIDIA's management library sees of a GPU: memory outside the allocator, power, clocks, heat, throttling."""
 
+import os
 import threading
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from optimeter.measure.devices.base import Watch
+
+if TYPE_CHECKING:
+    import torch
 
 INTERVAL = 1.0  # seconds; the counters change about ten times a second
 
 
-def handle() -> Any:
+def handle(device: "torch.device") -> Any:
     """NVML's handle of the GPU that torch uses: by UUID, since the two number the GPUs differently."""
     import pynvml
     import torch
 
     pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
 
 
-class GpuWatch:
+def describe(device: "torch.device") -> dict[str, Any]:
+    """Driver, power limit and how many other processes use the GPU; or why these cannot be told."""
+    try:
+        import pynvml
+
+        gpu = handle(device)
+        running = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)}
+        return {
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "power_limit_watts": pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3,
+            "other_processes": len(running - {os.getpid()}),  # this one is there only once it has used the GPU
+        }
+    except Exception as error:  # whatever NVML says, the run goes on without these
+        return {"driver": None, "reason": f"NVML: {type(error).__name__}: {error}"}
+
+
+class NvmlWatch(Watch):
     """Samples torch's GPU from a thread while it is entered; `summary()` gives the record's `gpu` block.
 
     `reason` says why there is nothing to see: no NVIDIA library, no driver, no permission.
     """
 
-    def __init__(self, interval: float = INTERVAL) -> None:
+    def __init__(self, device: "torch.device", interval: float = INTERVAL) -> None:
+        super().__init__()
+        self.device, self.interval = device, interval
         self.samples: list[dict[str, Any]] = []
-        self.reason: str | None = None
-        self.interval = interval
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "GpuWatch":
+    def __enter__(self) -> "NvmlWatch":
         try:
             import pynvml
 
-            self.nvml, self.handle = pynvml, handle()
+            self.nvml, self.handle = pynvml, handle(self.device)
             self.samples.append(self._sample())
         except Exception as error:  # every NVML failure means the same here: these fields stay empty
             self.reason = f"NVML: {type(error).__name__}: {error}"

@@ -1,0 +1,60 @@
+"""The table `toy_trace` of document 002: Adam on a quartic, step by step."""
+
+from collections.abc import Sequence
+
+from optimeter.measure.records.record import Record
+from optimeter.reports.group import at, class_of, settings
+from optimeter.reports.table import DASH, Cell, Table
+
+# What document 002 prints for Adam on f(x) = x⁴ + 3x³ + 2 from 3 with lr 0.1: epoch → (x, f).
+PRINTED_TRACE = {
+    0: (2.7272, 143.58),
+    10: (0.4854, 1.90),
+    20: (-1.2395, -0.28),
+    30: (-1.6548, -1.21),
+    40: (-1.7861, -1.70),
+    50: (-1.8323, -1.85),
+    90: (-1.8910, -1.97),
+}
+EPOCHS = range(0, 100, 10)
+
+
+def toy_trace(records: Sequence[Record]) -> Table | None:
+    """x and f after each tenth step, beside what document 002 prints."""
+    groups = [group for setting in settings(filter(_is_trace, records)) for group in setting.groups if group.ok]
+    if not groups:
+        return None
+    traces = [(group, {line["step"]: line.get("extra") or {} for line in group.ok[0].steps()}) for group in groups]
+    columns = [
+        "epoch",
+        *(f"{group.label}: {name}" for group in groups for name in ("x", "f")),
+        "printed x",
+        "printed f",
+    ]
+    rows = []
+    for epoch in EPOCHS:
+        row = [Cell(epoch)]
+        for group, trace in traces:  # epoch e is printed after step e + 1
+            extra = trace.get(epoch + 1, {})
+            row.append(Cell(extra.get("x"), _fixed(extra.get("x"), 4), (group.ok[0],)))
+            row.append(Cell(extra.get("f"), _fixed(extra.get("f"), 2), (group.ok[0],)))
+        x, f = PRINTED_TRACE.get(epoch, (None, None))
+        rows.append([*row, Cell(x, _fixed(x, 4)), Cell(f, _fixed(f, 2))])
+    notes = [
+        "f(x) = x⁴ + 3x³ + 2 from x = 3, lr 0.1. The trace that document 002 prints is wrong: its first step would be "
+        "−0.2728, while Adam's first step is exactly lr, to x = 2.9; and its f is not f of its own x "
+        "(f(2.7272) = 118.17, not 143.58). The minimum is at x = −2.25, f = −6.54, not near −2."
+    ]
+    return Table("toy_trace", "toy_trace: Adam on a quartic (document 002)", columns, rows, notes)
+
+
+def _is_trace(record: Record) -> bool:
+    config = record.result.get("config") or {}
+    workload = config.get("workload") or {}
+    same = {"polynomial": [1, 3, 0, 0, 2], "start": 3.0, "dimension": 1}
+    right = record.result["workload"] == "toy" and class_of(record) == "Adam" and at(config, "optimizer", "lr") == 0.1
+    return right and all(workload.get(key) == value for key, value in same.items()) and config.get("record_every") == 1
+
+
+def _fixed(value: float | None, places: int) -> str:
+    return DASH if value is None else f"{value:.{places}f}"

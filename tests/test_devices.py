@@ -1,0 +1,138 @@
+"""Devices: which there are, one that a single file adds, and those that are refused by name."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from optimeter.measure import OptimizerMonitor, devices
+from optimeter.measure.devices import UnavailableDevice, UnknownDevice, base, device_for, names, resolve
+from optimeter.measure.devices.cuda import Cuda
+
+FAKE = '''"""A device whose tensors lie on the CPU, and whose seconds are those of a clock of its own."""
+
+import torch
+
+from optimeter.measure.devices import Allocator, register
+from optimeter.measure.devices.cpu import Cpu
+
+
+@register
+class Fake(Cpu):
+    name = "fake"
+    host_waits = False
+    ticks = 0
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        super().__init__(torch.device("cpu"))
+
+    def label(self) -> str:
+        return "Fake 1000"
+
+    def stamp(self) -> int:
+        Fake.ticks += 1
+        return Fake.ticks
+
+    def allocator(self) -> Allocator:
+        return Counter()
+
+
+class Counter(Allocator):
+    def held(self, settled: bool = False) -> int:
+        return 4096
+
+    def peaks(self) -> dict[str, int]:
+        return {"overall": 8192}
+
+    def transient(self) -> int:
+        return 512
+'''
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One file more in the folder of devices, and nothing else."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(tmp_path)])
+    monkeypatch.setattr(base, "DEVICES", dict(base.DEVICES))
+    base._import_all.cache_clear()
+    yield
+    base._import_all.cache_clear()
+    sys.modules.pop(f"{devices.__name__}.fake", None)
+
+
+def test_the_devices_that_there_are() -> None:
+    assert names() == ["cpu", "cuda"]
+    assert device_for("cpu").torch == torch.device("cpu")
+    assert device_for(torch.device("cuda:3")).torch == torch.device("cuda:3")
+    assert device_for(device_for("cpu")).name == "cpu"
+
+
+def test_auto_is_the_first_available_device_that_is_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve("auto").name == resolve("cuda").name == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve("auto").name == resolve("cpu").name == "cpu"
+    with pytest.raises(UnavailableDevice, match=r"^torch sees no CUDA device here; use device=cpu$"):
+        resolve("cuda")
+
+
+@pytest.mark.parametrize("device", ["tpu", "mps", "xpu", "cuda:1", torch.device("mps"), torch.device("meta")], ids=str)
+def test_an_unknown_device_is_refused_by_name(device: Any) -> None:
+    name = device if isinstance(device, str) else device.type
+    with pytest.raises(UnknownDevice, match=f"^unknown device '{name}'; there are cpu, cuda$"):
+        device_for(device)
+
+
+def test_the_monitor_refuses_a_device_that_it_has_no_clock_for() -> None:
+    model = nn.Linear(2, 2, device="meta")
+    with pytest.raises(ValueError, match=r"^OptimizerMonitor: unknown device 'meta'; there are cpu, cuda$"):
+        OptimizerMonitor(model, torch.optim.SGD(model.parameters()))
+
+
+def test_one_file_more_is_one_device_more(fake: None) -> None:
+    assert names() == ["cpu", "cuda", "fake"]
+    assert device_for("fake").label() == "Fake 1000"
+    with pytest.raises(UnknownDevice, match="there are cpu, cuda, fake"):
+        device_for("tpu")
+
+
+def test_a_strangers_loop_is_watched_on_the_new_device(fake: None) -> None:
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    with OptimizerMonitor(model, optimizer, device=device_for("fake")) as monitor:
+        for _ in range(4):
+            loss = model(torch.ones(1, 4)).sum()
+            loss.backward()
+            optimizer.step()
+            monitor.record(loss)
+    summary = monitor.summary()
+    assert summary["time"]["optimizer"] == {"median": 1.0, "p10": 1.0, "p90": 1.0, "n": 3}, "ticks of its own clock"
+    assert summary["time"]["optimizer_host"]["median"] > 0, "another time, where the host does not wait"
+    memory = summary["memory"]
+    assert (memory["peak_bytes"], memory["peak_source"]) == ({"overall": 8192}, "allocator")
+    assert memory["transient_bytes"] == 512
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_every_device_keeps_the_contract(name: str) -> None:
+    cls = base.DEVICES[name]
+    assert cls.name == name
+    assert 0 < cls.overhead_limit < 0.1
+    assert cls.copies_at_once >= 1
+    assert cls.host_waits == (name == "cpu")
+
+
+def test_a_delay_on_cuda_keeps_device_and_host_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_sleep", slept.append)
+    device = Cuda()
+    device.__dict__["cycles_per_second"] = 1e9
+    begin = device_for("cpu").stamp()
+    device.sleep(0.002)
+    assert slept == [2_000_000]
+    assert device_for("cpu").stamp() - begin >= 0.002
