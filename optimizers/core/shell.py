@@ -78,7 +78,7 @@ def constructor(init: Init) -> Init:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         params, own = bound.args[1], dict([*bound.arguments.items()][2:])
-        shared = own.pop(rest[0]) if rest else {}
+        shared: Basic = own.pop(rest[0]) if rest else {}
         Shell.__init__(self, params, own, shared)
         init(self, *args, **kwargs)
 
