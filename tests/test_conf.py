@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,18 @@ from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
 from optimeter.measure.jobs.parts import ABOUT, about, arguments
 from optimeter.measure.jobs.sources import identity
 from optimeter.workloads.core.workload import NoTask
-from tests.conftest import composed, names
+from tests.conftest import PROJECT, composed, names
 
 OPTIMIZERS = [name for name in names("optimizer") if name != "any"]
 ALIASES = [f"hf/{name}" for name in names("optimizer/hf")]
 WORKLOADS = [name for name in names("workload") if name != "any"]
+
+
+@cache
+def rivals() -> set[str]:
+    """The distributions of the extra `peers`."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return {requirement.partition(">")[0] for requirement in extras["peers"]}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS + ALIASES)
@@ -51,7 +60,7 @@ def test_every_optimizer_composes_and_builds(name: str) -> None:
     optimizer = optimizer_builder(spec)([("weight", nn.Parameter(torch.ones(3, 2)))])
     assert isinstance(optimizer, torch.optim.Optimizer)
     top = spec["_target_"].partition(".")[0]
-    if about(spec)["peer"]:
+    if about(spec)["package"] in rivals():
         assert about(spec)["package"] == PEERS[top]
 
 

@@ -12,7 +12,7 @@ from optimeter.measure.records.record import VOLATILE, Place, run_id, slug
 
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
 # What is said about an optimizer that decides how it is run, or whether it can be.
-TREATMENT = ("parameters", "closure", "train_mode", "gradients", "hessian_every")
+TREATMENT = ("parameters", "closure", "gradients", "hessian_every")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.progress import Progress
 from optimeter.measure.records.naming import differences, flat
+from optimeter.measure.records.read import Unreadable
 from optimeter.measure.records.record import FAILED, LOG, SCHEMA
 
 # Every key of a record, for runs that end before they can fill it.
@@ -130,7 +131,10 @@ def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Prog
         if kept := _kept(job):  # made by the other one in the meantime
             return kept
         progress.begin(job.label)
-        return _make(job, make, progress)
+        try:
+            return _make(job, make, progress)
+        except Unreadable as problem:  # what is in the run's place is none of ours: it is left alone
+            return Ending(job, "error", str(problem))
 
 
 def _kept(job: Job) -> Ending | None:
