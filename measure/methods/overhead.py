@@ -51,7 +51,7 @@ class Bench:
         self.steps, self.step_seconds = 1, 0.0
         with self.monitor:
             self._run(CALIBRATION_STEPS + 8, self.monitor)
-        self.step_seconds = spread(self.monitor.times["step"][CALIBRATION_STEPS:])["median"]  # type: ignore[index]
+        self.step_seconds = spread(self.monitor.timings.seconds["step"][CALIBRATION_STEPS:])["median"]  # type: ignore[index]
         self.steps = max(1, round(options["block_seconds"] / self.step_seconds))
 
     def _run(self, steps: int, monitor: OptimizerMonitor | None = None, delay: float = 0.0) -> None:
@@ -82,7 +82,7 @@ class Bench:
 
     def sampling_share(self) -> float:
         """Work that is not done at each step, spread over all: what sampling costs, and turning steps into lines."""
-        sampled = spread(self.monitor.sampling)["median"] / self.monitor.schedule.every  # type: ignore[index]
+        sampled = spread(self.monitor.timings.sampling)["median"] / self.monitor.schedule.every  # type: ignore[index]
         return (sampled + self.monitor.settling_seconds / self.monitor.steps) / self.step_seconds
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from optimeter.measure.devices import device_for
 from optimeter.measure.memory.ledger import ledger, parameter_counts, tensor_bytes
 from optimeter.measure.memory.prediction import predict
+from optimeter.measure.memory.process import process_peak_bytes
 from optimeter.measure.methods.bandwidth import copy_rates
 from optimeter.measure.methods.contestant import Contestant, Side
 from optimeter.measure.methods.gradients import Noise, TouchedRows
 from optimeter.measure.methods.interleave import Comparison, interleave
 from optimeter.measure.methods.settings import Settings, to_device
-from optimeter.measure.monitor.monitor import process_peak_bytes
 from optimeter.measure.statistics import spread
 
 CANDIDATE, BASELINE = "candidate", "baseline"

@@ -17,7 +17,8 @@ from optimeter.measure.memory.peaks import watched
 from optimeter.measure.memory.prediction import predict, to_mode
 from optimeter.measure.methods.quality import quality
 from optimeter.measure.methods.settings import Build, Settings, scheduler, to_device
-from optimeter.measure.monitor.monitor import ESTIMATOR, OptimizerMonitor
+from optimeter.measure.monitor.listener import ESTIMATOR
+from optimeter.measure.monitor.monitor import OptimizerMonitor
 from optimeter.measure.monitor.probe import fingerprints
 from optimeter.measure.records.record import in_short
 
