@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices import device_for
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
@@ -235,3 +236,29 @@ def test_values_come_back_in_batches_in_order_without_waiting(events: None, monk
     assert [one.losses[0] for one in found] == [float(index) for index in range(READ_BACK_EVERY)]
     assert [one.values["a"] for one in found] == [-float(index) for index in range(READ_BACK_EVERY)]
     assert [one.index for one in read_back.collect(wait=True)] == [READ_BACK_EVERY, READ_BACK_EVERY + 1]
+
+
+def test_a_whole_loop_takes_cudas_way(events: None, now: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events, counters and the asynchronous read-back together, on tensors of a CPU."""
+    monkeypatch.setattr(CudaReadBack, "settles_at_once", staticmethod(lambda tensor: False))
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
+    Event.behind = 0
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    steps = READ_BACK_EVERY + 6
+    with OptimizerMonitor(model, optimizer, sample_every=2, device=Cuda(torch.device("cpu"))) as monitor:
+        for step in range(1, steps + 1):
+            loss = model(torch.ones(1, 4)).sum()
+            loss.backward()
+            now.update(peak=150)  # before the step begins: it was in the backward
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.record(loss)
+            assert len(monitor.lines) == (READ_BACK_EVERY if step >= READ_BACK_EVERY else 0)
+    assert [line["step"] for line in monitor.lines] == list(range(1, steps + 1))
+    summary = monitor.summary()
+    assert summary["time"]["optimizer"]["n"] == steps - steps // 10
+    assert summary["time"]["optimizer_host"]["n"] == steps - steps // 10
+    assert summary["memory"]["allocator_state_bytes"] == 0, "plain SGD keeps nothing"
+    assert summary["memory"]["peak_source"] == "allocator"
+    assert summary["memory"]["peak_bytes"] == {"forward": 100, "backward": 150, "step": 100, "overall": 150}
