@@ -3,25 +3,11 @@
 import math
 import re
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from typing import Any
 
-from optimeter.conf import Refused
+from optimeter.measure.jobs.outcomes import Refused, nearest
+from optimeter.measure.jobs.parts import ABOUT, parts_of
 from optimeter.measure.records.record import REPORT
-
-ABOUT: dict[str, Any] = {
-    "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs
-    "closure": False,  # step() needs a closure
-    "train_mode": False,  # it has train() and eval(), which the loop calls
-    "gradients": "dense",  # or "sparse", "both"
-    "hessian_every": None,  # steps between two curvature estimates
-    "package": None,  # the distribution to install
-    "peer": False,  # an optional rival, part of the extra `peers`
-    "coupled": False,  # two parameter groups are not two optimizers
-    "nan": "propagate",  # or "skip": what a NaN gradient does
-    "roles": {},  # state key → role in the memory ledger
-    "reference": None,
-}
 
 
 def whole(least: int) -> tuple[Callable[[Any], bool], str]:
@@ -96,13 +82,6 @@ def check(config: dict[str, Any]) -> None:
         check_part(part, spec)
 
 
-def parts_of(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """What a run builds from classes: optimizer, workload, and with measure=step the baseline's optimizer."""
-    measure = config["measure"]
-    against = [("baseline", measure.get("baseline") or {})] if measure["kind"] == "step" else []
-    return [*((part, config[part]) for part in ("optimizer", "workload")), *against]
-
-
 def check_name(name: Any) -> None:
     """A run's name is a folder under runs_dir, never a path."""
     if not isinstance(name, str) or not name or len(name) > 60:
@@ -135,15 +114,6 @@ def nested_targets(value: Any, path: str = "") -> Iterable[str]:
         if key == "_target_":
             yield here
         yield from nested_targets(part, here)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean …?` where one of `words` is close, else the list if it is short."""
-    words = sorted(words)
-    close = get_close_matches(word, words, 1, 0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(words)}" if len(words) <= 12 else ""
 
 
 def _lookup(config: dict[str, Any], path: str) -> tuple[Any, bool]:

@@ -3,7 +3,7 @@
 import re
 
 from optimeter.conf import CONF
-from optimeter.conf.check import nearest
+from optimeter.measure.jobs.outcomes import nearest
 
 
 def explain(error: BaseException) -> str:

@@ -187,7 +187,7 @@ def test_faults_in_a_sweep(bench: Bench, tmp_path: Path) -> None:
     reasons = {record["optimizer"]: record["reason"] for record in ran.records}
     assert reasons["raises"] == "RuntimeError: this optimizer raises"
     log = next(ran.folder.glob("runs/*/raises-*/log.txt")).read_text()
-    assert 'File "optimeter/measure/run.py"' in log, "where it raised, without this machine's folders"
+    assert 'File "optimeter/measure/' in log, "where it raised, without this machine's folders"
     assert "SIGABRT" in reasons["aborts"]
     assert "exit code 0" in reasons["leaves"]
     assert "time limit" in reasons["hangs"]

@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from optimeter.conf import CONF, Refused, Unsupported
-from optimeter.conf.check import ABOUT, check, check_name, nearest
+from optimeter.conf import CONF
+from optimeter.conf.check import check, check_name
 from optimeter.conf.compose import prepare_step
 from optimeter.measure.jobs.build import (
     LISTED,
     PEERS,
-    about,
     accepted,
-    arguments,
     check_arguments,
-    identity,
     optimizer_builder,
     resolve,
 )
 from optimeter.measure.jobs.child import make
+from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
+from optimeter.measure.jobs.parts import ABOUT, about, arguments
+from optimeter.measure.jobs.sources import identity
 from optimeter.workloads.core.workload import NoTask
 from tests.conftest import composed, names
 
@@ -57,7 +57,7 @@ def test_every_optimizer_composes_and_builds(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_our_yaml_has_every_argument_of_the_constructor(name: str) -> None:
     spec = composed(f"optimizer={name}")["optimizer"]
-    if not spec["_target_"].startswith("optimizers."):
+    if not spec["_target_"].startswith("optimeter.optimizers."):
         return
     known = accepted(inspect.signature(resolve("optimizer", spec)).parameters)
     assert known is not None

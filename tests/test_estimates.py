@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from optimeter import optimizers, workloads
-from optimeter.conf import Unsupported
-from optimeter.measure.jobs.build import about, build_workload, resolve
+from optimeter.measure.jobs.build import build_workload, resolve
 from optimeter.measure.jobs.child import check_pair
+from optimeter.measure.jobs.outcomes import Unsupported
+from optimeter.measure.jobs.parts import about
 from optimeter.measure.methods.settings import Settings
 from optimeter.measure.methods.train import Training
 from tests.conftest import composed

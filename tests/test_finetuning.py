@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from optimeter import workloads
-from optimeter.measure.jobs.build import about, build_workload, optimizer_builder
+from optimeter.measure.jobs.build import build_workload, optimizer_builder
+from optimeter.measure.jobs.parts import about
 from optimeter.measure.memory.prediction import without_compiling
 from optimeter.measure.methods.settings import Settings
 from optimeter.measure.methods.train import Training
@@ -258,7 +259,7 @@ def test_toy_imports_nothing_heavy(bench: Callable[..., Ran], tmp_path: Path) ->
 
 
 def test_a_version_of_what_the_model_is_made_of_is_part_of_the_identity() -> None:
-    from optimeter.measure.jobs.build import identity
+    from optimeter.measure.jobs.sources import identity
 
     found = identity("workload", {"_target_": "optimeter.workloads.SDLora"})
     assert set(found["libraries"]) == {"diffusers", "peft", "transformers", "pillow"}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from optimeter.conf import Refused
 from optimeter.conf.shapes import parse_shapes
 from optimeter.measure.devices import device_for
+from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.methods.bandwidth import copy_rates
 from optimeter.measure.methods.contestant import Contestant, Side, minimum_bytes
 from optimeter.measure.methods.gradients import Noise

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from optimeter.measure.jobs.sweep import BYTES, SECONDS, Job, in_a_line, scaled, told_apart
+from optimeter.measure.jobs.job import Job
+from optimeter.measure.jobs.sweep import BYTES, SECONDS, in_a_line, scaled, told_apart
 from optimeter.measure.records.record import Place
 
 
 def job(label: str, **config: Any) -> Job:
-    return Job(label, Place(Path("runs"), label), {}, {"config": config}, "")
+    return Job(label, Place(Path("runs"), label), {}, {"config": config})
 
 
 def labels(*jobs: Job) -> list[str]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from optimeter.measure.jobs.build import about, build_workload, optimizer_builder
+from optimeter.measure.jobs.build import build_workload, optimizer_builder
 from optimeter.measure.jobs.child import settings_of
+from optimeter.measure.jobs.parts import about
 from optimeter.measure.methods.train import Training
 from tests.conftest import composed, names
 

@@ -5,26 +5,18 @@ A `_target_` runs code: a configuration is a program. Whatever the name resolves
 replayed configuration may only name packages on the list.
 """
 
-import ast
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
-from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from importlib.util import resolve_name
-from pathlib import Path
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimeter.conf import Refused, Unsupported
-from optimeter.conf.check import ABOUT, nearest
 from optimeter.measure.jobs.environment import installed
-from optimeter.workloads.core.workload import Workload, content_hash, packaged
+from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
+from optimeter.measure.jobs.parts import about, arguments
+from optimeter.workloads.core.workload import Workload
 
 Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
 KINDS: dict[str, type] = {"optimizer": Optimizer, "baseline": Optimizer, "workload": Workload}
@@ -38,8 +30,6 @@ PEERS = {
     "pytorch_optimizer": "pytorch-optimizer",
 }
 LISTED = ("optimeter.optimizers.", "optimeter.workloads.", "torch.optim.", *(f"{name}." for name in PEERS))
-OURS = ("optimeter",)
-distributions = cache(packages_distributions)
 
 
 def resolve(part: str, spec: dict[str, Any], listed_only: bool = False) -> type:
@@ -82,16 +72,6 @@ def _import(where: str, names: list[str], package: str | None) -> tuple[Any, lis
     if wanted:
         raise Unsupported(f"pip install {wanted}")
     raise Refused(f"{where}: there is no module {names[0]}; pip install it, or run where its file is")
-
-
-def about(spec: dict[str, Any]) -> dict[str, Any]:
-    """What the YAML says about an optimizer, with the defaults filled in."""
-    return ABOUT | (spec.get("about") or {})
-
-
-def arguments(spec: dict[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments: everything but `about` and Hydra's own underscored keys."""
-    return {key: value for key, value in spec.items() if key != "about" and not (key[0] == key[-1] == "_")}
 
 
 def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
@@ -142,60 +122,3 @@ def check_libraries(workload: type[Workload]) -> None:
     if missing:
         wanted = f"'{workload.installed_by}'" if workload.installed_by else " ".join(missing)
         raise Unsupported(f"pip install {wanted}: {workload.__name__} needs {', '.join(missing)}")
-
-
-def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict[str, Any]:
-    """What makes two classes of the same name the same: the version of their package, or their source files.
-
-    An installed package is not imported for it. A module of the user's or of ours is, and those that it uses are
-    followed as far as they are the user's or ours too.
-    """
-    top = spec["_target_"].partition(".")[0]
-    spec_of_top = PathFinder.find_spec(top)
-    if spec_of_top and spec_of_top.origin and not _is_editable(top, Path(spec_of_top.origin)):
-        return {"sources": {}, "package": _package_version(top), "data": {}}
-    cls = resolve(part, spec, listed_only)
-    files: dict[str, str] = {}
-    seen, queue = set(), [cls.__module__]
-    while queue:
-        name = queue.pop()
-        module = sys.modules.get(name)
-        path = getattr(module, "__file__", None)
-        if name in seen or not path or not _is_editable(name, Path(path)):
-            continue
-        seen.add(name)
-        files[name] = content_hash(Path(path))
-        queue += imported(module)
-    data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
-    made_of = {name: installed(name) for name in getattr(cls, "libraries", ())}
-    libraries = {"libraries": made_of} if made_of else {}
-    return {"sources": files, "package": _package_version(top), "data": data} | libraries
-
-
-def imported(module: Any) -> list[str]:
-    """The full names of what a module's source imports, wherever in it, as modules or from them."""
-    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
-    names = []
-    for node in ast.walk(ast.parse(Path(module.__file__).read_bytes())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            source = node.module or ""
-            with suppress(ImportError):  # a relative import that leads out of the package
-                source = resolve_name("." * node.level + source, package) if node.level else source
-            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
-    return names
-
-
-def _is_editable(module: str, path: Path) -> bool:
-    """Ours, or not inside an installed package or the standard library, whose versions stand in the record."""
-    installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
-    standard = path.is_relative_to(Path(inspect.__file__).parent) and not installed
-    return module.partition(".")[0] in OURS or not (installed or standard)
-
-
-def _package_version(top: str) -> str | None:
-    for distribution in distributions().get(top, ()):
-        with suppress(PackageNotFoundError):
-            return f"{distribution} {version(distribution)}"
-    return None

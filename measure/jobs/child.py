@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimeter.conf import Refused, Unsupported
-from optimeter.conf.check import parts_of
+from optimeter.measure.jobs.outcomes import Refused, Unsupported
+from optimeter.measure.jobs.parts import about, parts_of
 from optimeter.measure.records.record import in_short
 
 Send = Callable[[Any], None]
@@ -18,8 +18,8 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
     from optimeter.measure.devices import resolve
-    from optimeter.measure.jobs.build import identity
     from optimeter.measure.jobs.environment import describe
+    from optimeter.measure.jobs.sources import identity
 
     try:
         found = resolve(device)
@@ -64,12 +64,14 @@ def _try_arguments(name: str, build: Callable[..., Any]) -> None:
 
 def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
     """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
+    from optimeter.measure.jobs.sources import package_version
+
     try:
         return {name: question(*part)}
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Unsupported as reason:
-        return {"unsupported": str(reason)}
+        return {"unsupported": str(reason), "package": package_version(part[1]["_target_"].partition(".")[0])}
     except (ValueError, TypeError) as error:
         return {"refused": f"{part[0]}: {error}"}
 
@@ -135,7 +137,7 @@ def _compare_steps(
     config: dict[str, Any], listed_only: bool, workload: Any, settings: Any, send: Send
 ) -> dict[str, Any]:
     """The record's blocks for measure=step; raises Unsupported where the baseline cannot be run here."""
-    from optimeter.measure.jobs.build import about, optimizer_builder
+    from optimeter.measure.jobs.build import optimizer_builder
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.methods.contestant import Side
     from optimeter.measure.methods.step import BASELINE, CANDIDATE, compare_steps
@@ -159,8 +161,6 @@ def _compare_steps(
 
 def check_pair(config: dict[str, Any], cls: type, workload: Any) -> None:
     """Raise Unsupported where an optimizer of this class cannot train this workload."""
-    from optimeter.measure.jobs.build import about
-
     optimizer = about(config["optimizer"])
     if reason := workload.unsuitable(optimizer):
         raise Unsupported(reason)
@@ -187,7 +187,6 @@ def settings_of(config: dict[str, Any], device: str) -> Any:
     """The run loop's settings from the configuration."""
     import torch
 
-    from optimeter.measure.jobs.build import about
     from optimeter.measure.methods.settings import Settings
 
     names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")

@@ -102,7 +102,8 @@ def _first(lines: Iterable[str], key: str) -> str | None:
 
 def scrub(text: str) -> str:
     """`text` without the path of the home folder and of the working folder."""
-    for path, stand_in in ((str(PROJECT), "optimeter"), (os.getcwd(), "."), (str(Path.home()), "~")):
+    places = {str(PROJECT / "optimeter"): "optimeter", str(PROJECT): "optimeter"}
+    for path, stand_in in (places | {os.getcwd(): ".", str(Path.home()): "~"}).items():
         if len(path) > 1:
             text = text.replace(path, stand_in)
     return text

@@ -20,11 +20,16 @@ from typing import Any
 
 import psutil
 
+import optimeter
+
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch", "torch._dynamo"])  # the first optimizer would import the second, 0.6 s
+# The first optimizer would import the second, 0.6 s. Ours are imported there so that a folder of the user's that is
+# named `optimeter` cannot be found in their place.
+context.set_forkserver_preload(["torch", "torch._dynamo", "optimeter.measure.jobs.build"])
 
 LONGEST_WAIT = 86_400.0  # seconds at once; the operating system takes no more than some weeks
-SAFE_PATH = "PYTHONSAFEPATH"
+SAFE_PATH, PATHS = "PYTHONSAFEPATH", "PYTHONPATH"
+OURS = Path(optimeter.__file__).parent.parent  # the folder where `optimeter` is found
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,19 @@ def warm_up() -> None:
 
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers name one that children lack
+    paths = os.environ.get(PATHS)
     os.environ[SAFE_PATH] = "1"  # or a folder named torch here would be imported
+    os.environ[PATHS] = os.pathsep.join([str(OURS), *([paths] if paths else [])])
     ensure_running()
     del os.environ[SAFE_PATH]
+    restore(PATHS, paths)
+
+
+def restore(variable: str, value: str | None) -> None:
+    """Set an environment variable to what it was, or unset it."""
+    os.environ.pop(variable, None)
+    if value is not None:
+        os.environ[variable] = value
 
 
 def run_isolated(
@@ -71,7 +86,8 @@ def run_isolated(
     """
     receiver, sender = context.Pipe(duplex=False)
     warm_up()
-    process = context.Process(target=_child, args=(function, arguments, sender, log), daemon=False)
+    everything = (function, arguments, sender, log, os.environ.get(PATHS))
+    process = context.Process(target=_child, args=everything, daemon=False)
     begin = time.monotonic()
     process.start()
     sender.close()
@@ -94,11 +110,11 @@ def _listen(
             return None, True
         if receiver in wait([receiver, process.sentinel], None if left is None else min(left, LONGEST_WAIT)):
             try:
-                kind, value = receiver.recv()
+                meaning, value = receiver.recv()
             except (EOFError, OSError):
                 process.join(1)  # the pipe closed: the child has ended, or is about to
                 return None, False
-            if kind == "result":
+            if meaning == "result":
                 return value, False
             on_message(value)
         elif not process.is_alive():
@@ -121,9 +137,12 @@ def _end(pid: int | None) -> None:
             member.kill()
 
 
-def _child(function: Callable[..., Any], arguments: tuple, sender: Connection, log: Path | None) -> None:
+def _child(
+    function: Callable[..., Any], arguments: tuple, sender: Connection, log: Path | None, paths: str | None
+) -> None:
     os.setsid()
     os.environ.pop(SAFE_PATH, None)
+    restore(PATHS, paths)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)

@@ -2,8 +2,22 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+PATIENCE, PAUSE = 2.0, 5.0  # seconds before the first line, and between two
+
+
+def counted(items: Sequence[Item], words: str) -> Iterator[Item]:
+    """The items, one by one; where they take long, a line on stderr now and then, "340 of 1000 jobs are composed"."""
+    due = time.monotonic() + PATIENCE
+    for number, item in enumerate(items):
+        if time.monotonic() >= due:
+            print(f"bench.py: {number} of {len(items)} {words}", file=sys.stderr, flush=True)
+            due = time.monotonic() + PAUSE
+        yield item
 
 
 class Progress:

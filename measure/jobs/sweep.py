@@ -10,8 +10,10 @@ from typing import Any
 
 from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.isolate import run_isolated
+from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.progress import Progress
-from optimeter.measure.records.record import FAILED, LOG, SCHEMA, Place, flat
+from optimeter.measure.records.naming import differences, flat
+from optimeter.measure.records.record import FAILED, LOG, SCHEMA
 
 # Every key of a record, for runs that end before they can fill it.
 EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
@@ -19,19 +21,6 @@ EMPTY |= dict.fromkeys(("weights", "parameters", "memory", "time", "quality", "c
 
 BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
 SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run: where its record goes, what the child is given, and what of the record is known before it starts."""
-
-    label: str
-    place: Place
-    payload: dict[str, Any]
-    known: dict[str, Any]
-    config_yaml: str
-    limit_seconds: float | None = None
-    rerun: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,17 +42,16 @@ class Ending:
 
 def told_apart(jobs: list[Job]) -> list[Job]:
     """The same jobs; where labels are alike, what differs in their configurations stands behind the label."""
-    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for job in jobs:
-        alike[job.label].append(flat(job.known["config"]))
-
-    def label(job: Job) -> str:
-        own, others = flat(job.known["config"]), alike[job.label]
-        differing = [name for name, value in own.items() if any(name in o and o[name] != value for o in others)]
-        words = [f"{name.rpartition('.')[2]} {own[name]}" for name in differing]
-        return ", ".join(dict.fromkeys([job.label, *words]))
-
-    return [replace(job, label=label(job)) for job in jobs]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for number, job in enumerate(jobs):
+        alike[job.label].append(number)
+    labelled = list(jobs)
+    for label, numbers in alike.items():
+        differing = differences([flat(jobs[number].known["config"]) for number in numbers])
+        for number, values in zip(numbers, differing, strict=True):
+            words = [f"{name.rpartition('.')[2]} {value}" for name, value in values.items()]
+            labelled[number] = replace(jobs[number], label=", ".join(dict.fromkeys([label, *words])))
+    return labelled
 
 
 def in_a_line(result: Mapping[str, Any]) -> str:
@@ -152,7 +140,7 @@ def _kept(job: Job) -> Ending | None:
 
 def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
     started, begin = now(), time.monotonic()
-    job.place.begin(job.config_yaml)
+    job.place.begin(yaml_of(job.known["config"]))
     folder = job.place.part
     last: list[tuple] = []
 
@@ -177,6 +165,13 @@ def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
         (folder / LOG).write_text(scrub((folder / LOG).read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
     job.place.commit(result)
     return Ending(job, result["status"], result["reason"], summary=in_a_line(result))
+
+
+def yaml_of(config: dict[str, Any]) -> str:
+    """The configuration as it stands in the record's folder, where `replay` finds it."""
+    import yaml
+
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def now() -> str:

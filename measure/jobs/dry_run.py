@@ -1,0 +1,50 @@
+"""`dry=true`: what each run would be, hold and take; nothing is run and nothing written."""
+
+from typing import Any
+
+from optimeter.measure.jobs.child import estimate
+from optimeter.measure.jobs.isolate import run_isolated
+from optimeter.measure.jobs.job import Job
+from optimeter.measure.jobs.parts import Config, key, parts_of
+from optimeter.measure.jobs.sweep import planned
+from optimeter.measure.records.record import read_records
+
+
+def show(jobs: list[Job]) -> int:
+    """Print a line for each run; returns the exit code."""
+    earlier = [record.result for record in read_records(jobs[0].place.sweep.parent)]
+    seconds = {like(result): result["time"]["wall"] for result in earlier if result.get("time")}
+    estimates: dict[str, Config] = {}
+    for job in jobs:
+        alike = same(job)
+        if alike not in estimates:
+            estimates[alike] = run_isolated(estimate, job.payload, None).result or {
+                "unknown": "looking at it ends the process"
+            }
+        time = f"about {seconds[like(job.known)]:.0f} s" if like(job.known) in seconds else "time unknown"
+        print(f"{state(job, estimates[alike]):<12}{job.label:<44} {time:<13} {in_words(estimates[alike])}")
+    total = sum(seconds.get(like(job.known), 0) for job in jobs)
+    print(f"{len(jobs)} runs, {total:.0f} s for those with an earlier record; nothing was run")
+    return 0
+
+
+def same(job: Job) -> str:
+    """A text that is the same for runs of the same estimate; seeds share theirs."""
+    return " ".join([*(key(part, spec) for part, spec in parts_of(job.payload["config"])), job.known["dtype"]])
+
+
+def state(job: Job, found: Config) -> str:
+    """What would become of a run."""
+    if "unsupported" in found:
+        return "unsupported"
+    return "kept" if not job.rerun and job.place.finished() else "would run"
+
+
+def like(known: Any) -> tuple:
+    """What two runs share that should take about as long."""
+    return tuple(known.get(name) for name in ("optimizer", "workload", "size", "device", "measure"))
+
+
+def in_words(found: Config) -> str:
+    """The estimate of one run's memory, or why there is none."""
+    return found.get("unsupported") or found.get("unknown") or planned(found)

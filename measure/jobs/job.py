@@ -1,0 +1,80 @@
+"""What a run is: where its record goes, what its process is given, and what makes two runs the same run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimeter.measure.jobs.environment import scrub
+from optimeter.measure.jobs.outcomes import Refused
+from optimeter.measure.jobs.parts import Config, key, parts_of
+from optimeter.measure.jobs.questions import Answers
+from optimeter.measure.records.record import VOLATILE, Place, run_id, slug
+
+MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
+# What is said about an optimizer that decides how it is run, or whether it can be.
+TREATMENT = ("parameters", "closure", "train_mode", "gradients", "hessian_every")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where its record goes, what the child is given, and what of the record is known before it starts."""
+
+    label: str
+    place: Place
+    payload: dict[str, Any]
+    known: dict[str, Any]
+    limit_seconds: float | None = None
+    rerun: bool = False
+
+
+def job_of(config: Config, answers: Answers) -> Job:
+    """The run that a configuration stands for, with its identity; raises Refused where the device is not here."""
+    machine = answers.machine
+    if machine["device"] is None:
+        raise Refused(f"device={config['device']}: {machine['reason']}")
+    stored = {name: value for name, value in config.items() if name not in MECHANICS}
+    run = run_id(identity(stored, answers))
+    names = config["choices"]
+    folder = f"{slug(names['optimizer'])}-{slug(names['workload'])}-{run}"
+    return Job(
+        label=f"{names['optimizer']} on {names['workload']}, seed {config['seed']}",
+        place=Place(Path(config["runs_dir"], slug(config["name"])), folder),
+        payload={"config": config, "device": machine["device"], "listed_only": bool(config["replay"])},
+        known={
+            "run": run,
+            "name": config["name"],
+            "measure": config["measure"]["kind"],
+            "optimizer": names["optimizer"],
+            "optimizer_target": config["optimizer"]["_target_"],
+            "workload": names["workload"],
+            "size": config["workload"].get("size"),
+            "seed": config["seed"],
+            "device": machine["device"],
+            "dtype": config["dtype"],
+            "command": scrub(config["command"]),
+            "config": stored,
+            "data": answers.parts[key("workload", config["workload"])].get("identity", {}).get("data", {}),
+            "environment": machine["environment"],
+        },
+        limit_seconds=config["limit_seconds"],
+        rerun=config["rerun"],
+    )
+
+
+def identity(stored: Config, answers: Answers) -> list[Any]:
+    """Everything that distinguishes a run from other runs, as plain data."""
+    same = {name: value for name, value in stored.items() if name not in VOLATILE}
+    same["optimizer"], same["about"] = essence(stored["optimizer"])
+    parts = parts_of(stored)
+    if "baseline" in dict(parts):  # where it is measured it makes another run, as it does not where reports look it up
+        same["measure"] = same["measure"] | {"baseline": essence(same["measure"]["baseline"])}
+    machine = answers.machine
+    torch_version = machine["environment"]["packages"].get("torch")
+    return [same, machine["device_name"], torch_version, [answers.identity(part, spec) for part, spec in parts]]
+
+
+def essence(spec: Config) -> tuple[Config, Config]:
+    """An optimizer's arguments, and the keys of its `about` that change how it is run."""
+    said = spec.get("about") or {}
+    arguments = {name: value for name, value in spec.items() if name != "about"}
+    return arguments, {name: said[name] for name in TREATMENT if name in said}

@@ -1,0 +1,43 @@
+"""The parts that a run is built from, as its configuration names them: plain data, no class is imported here."""
+
+import json
+from typing import Any
+
+Config = dict[str, Any]
+PARTS = ("optimizer", "workload")
+# What an optimizer's YAML says under `about`, with the defaults. It is taken off before the constructor is called.
+ABOUT: Config = {
+    "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs
+    "closure": False,  # step() needs a closure
+    "train_mode": False,  # it has train() and eval(), which the loop calls
+    "gradients": "dense",  # or "sparse", "both"
+    "hessian_every": None,  # steps between two curvature estimates
+    "package": None,  # the distribution to install
+    "peer": False,  # an optional rival, part of the extra `peers`
+    "coupled": False,  # two parameter groups are not two optimizers
+    "nan": "propagate",  # or "skip": what a NaN gradient does
+    "roles": {},  # state key → role in the memory ledger
+    "reference": None,
+}
+
+
+def parts_of(config: Config) -> list[tuple[str, Config]]:
+    """What a run builds from classes: optimizer, workload, and with measure=step the baseline's optimizer."""
+    measure = config["measure"]
+    against = [("baseline", measure.get("baseline") or {})] if measure["kind"] == "step" else []
+    return [*((part, config[part]) for part in PARTS), *against]
+
+
+def key(part: str, spec: Config) -> str:
+    """A text that is the same for the same optimizer, workload or measure."""
+    return f"{part} {json.dumps(spec, sort_keys=True)}"
+
+
+def about(spec: Config) -> Config:
+    """What the YAML says about an optimizer, with the defaults filled in."""
+    return ABOUT | (spec.get("about") or {})
+
+
+def arguments(spec: Config) -> Config:
+    """The constructor's arguments: everything but `about` and Hydra's own underscored keys."""
+    return {name: value for name, value in spec.items() if name != "about" and not (name[0] == name[-1] == "_")}
