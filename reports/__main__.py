@@ -63,7 +63,7 @@ def module_folders(config_dirs: list[Path]) -> list[str]:
 
 def side_by_side(a: Path, b: Path) -> str:
     """The comparison of two folders, as Markdown."""
-    from optimeter.measure.records.record import read_records
+    from optimeter.measure.records.read import read_records
     from optimeter.reports.compare import compare
 
     return compare(read_records(a), read_records(b), (str(a), str(b))).markdown()

@@ -1,18 +1,21 @@
 """Two folders of records side by side: two machines, two commits, before and after."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from optimeter.measure.records.record import Record
-from optimeter.reports.comparison import MB, paired
-from optimeter.reports.group import MACHINE, Group, Setting, at, labels, settings
+from optimeter.measure.records.read import Record
+from optimeter.measure.records.schema import Result
+from optimeter.reports.comparison import paired_difference, step_seconds
+from optimeter.reports.group import MACHINE, Group, Setting, settings_of
+from optimeter.reports.labels import labels
+from optimeter.reports.look import MB, MS, machine_of, peak
 from optimeter.reports.table import Cell, Table, number
 
-QUANTITIES = (
-    ("step ms", ("time", "step", "median"), 1e3),
-    ("state MB", ("memory", "state_bytes"), 1 / MB),
-    ("peak MB", ("memory", "peak_bytes", "overall"), 1 / MB),
-    ("process peak MB", ("memory", "process_peak_bytes"), 1 / MB),
+QUANTITIES: tuple[tuple[str, Callable[[Result], float | None], float], ...] = (
+    ("step ms", step_seconds, MS),
+    ("state MB", lambda run: run.memory.state_bytes, 1 / MB),
+    ("peak MB", peak, 1 / MB),
+    ("process peak MB", lambda run: run.memory.process_peak_bytes, 1 / MB),
 )
 
 
@@ -21,9 +24,9 @@ def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str]) ->
 
     Raises FileNotFoundError for a side without training runs.
     """
-    sides = [settings(records, ignoring=MACHINE) for records in (a, b)]
-    for name, found in zip(names, sides, strict=True):
-        if not found:
+    sides = [settings_of(records, ignoring=MACHINE) for records in (a, b)]
+    for name, settings in zip(names, sides, strict=True):
+        if not settings:
             raise FileNotFoundError(f"{name}: no training runs in it to compare")
     columns = ["optimizer", "setting", "finished: A", "finished: B"]
     for quantity, _, _ in QUANTITIES:
@@ -40,29 +43,27 @@ def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str]) ->
 
 def _machines(records: Iterable[Record]) -> list[str]:
     """Device, machine and torch of each side."""
-    return sorted(
-        {
-            f"{record.result.get('device')} on {at(environment, 'gpu', 'name') or at(environment, 'cpu', 'model')}, "
-            f"torch {at(environment, 'packages', 'torch')}"
-            for record in records
-            if (environment := record.result.get("environment"))
-        }
-    )
+    machines = set()
+    for record in records:
+        run = record.result
+        if machine_of(run):
+            machines.add(f"{run.device} on {machine_of(run)}, torch {run.environment.packages.get('torch')}")
+    return sorted(machines)
 
 
 def _matched(a: Sequence[Setting], b: Sequence[Setting]) -> list[tuple[str, str, list[Group | None]]]:
     """(optimizer, setting, its group in A and in B), by name."""
     conditions = {_key(setting): setting.conditions for setting in (*a, *b)}
     names = dict(zip(conditions, labels(list(conditions.values())), strict=True))
-    found: dict[tuple[str, str], list[Group | None]] = {}
-    for side, sides in enumerate((a, b)):
-        for setting in sides:
+    pairs: dict[tuple[str, str], list[Group | None]] = {}
+    for side, settings in enumerate((a, b)):
+        for setting in settings:
             for group in setting.groups:
-                pair = found.setdefault((_key(setting), group.key), [None, None])
+                pair = pairs.setdefault((_key(setting), group.key), [None, None])
                 if pair[side]:  # a second version of one package in one folder: a row of its own
-                    pair = found.setdefault((_key(setting), group.label), [None, None])
+                    pair = pairs.setdefault((_key(setting), group.label), [None, None])
                 pair[side] = group
-    rows = [(next(filter(None, pair)).label, names[key], pair) for (key, _), pair in found.items()]
+    rows = [(next(filter(None, pair)).label, names[key], pair) for (key, _), pair in pairs.items()]
     return sorted(rows, key=lambda row: (row[1], row[0]))
 
 
@@ -73,12 +74,12 @@ def _key(setting: Setting) -> str:
 def _row(optimizer: str, setting: str, pair: Sequence[Group | None]) -> list[Cell]:
     a, b = pair
     row = [Cell(optimizer), Cell(setting), *(Cell(side.status() if side else "not there") for side in pair)]
-    for _, path, scale in QUANTITIES:
-        values = [side.median(*path) if side else None for side in pair]
+    for _, quantity, factor in QUANTITIES:
+        values = [side.median(quantity) if side else None for side in pair]
         ratio = values[1] / values[0] if values[0] and values[1] is not None else None
-        scaled = [None if value is None else value * scale for value in values]
-        row += [Cell(value, number(value)) for value in (*scaled, ratio)]
-    losses = [side.median("quality", "final_loss") if side else None for side in pair]
-    found = paired(b, a)[0] if a and b else None
+        in_units = [None if value is None else value * factor for value in values]
+        row += [Cell(value, number(value)) for value in (*in_units, ratio)]
+    losses = [side.median(lambda run: run.quality.final_loss) if side else None for side in pair]
     row += [Cell(loss, number(loss)) for loss in losses]
-    return [*row, Cell(found.mean, found.shown()) if found else Cell(None)]
+    between = paired_difference(b, a)[0] if a and b else None
+    return [*row, Cell(between.mean, between.shown()) if between else Cell(None)]

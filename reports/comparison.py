@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from optimeter.measure.records.record import Record
-from optimeter.reports.group import Group, Setting, at
-from optimeter.reports.table import Cell, Table, number, percent
+from optimeter.measure.records.read import Record
+from optimeter.measure.records.schema import Result
+from optimeter.reports.group import Group, Setting
+from optimeter.reports.look import MB, MS, configured, machine_of, middle, on_cpu, peak
+from optimeter.reports.table import DASH, Cell, Table, number, percent, scaled
 
 UNSTABLE, FEW = 0.05, 5  # of the median; timed steps below which a spread says nothing
 CONFIDENCE = 0.95
-MB = 1e6
 COLUMNS = (
     *("optimizer", "status", "lr", "steps/s", "spread", "optimizer ms", "share of step"),
     *("state MB", "B/parameter", "in 8 bits", "peak MB", "peak in step MB"),
@@ -40,19 +41,20 @@ class Difference:
         return "lower" if self.high < 0 else "higher" if self.low > 0 else "no"
 
 
-def paired(group: Group, baseline: Group) -> tuple[Difference | None, list[Record]]:
+def paired_difference(group: Group, baseline: Group) -> tuple[Difference | None, list[Record]]:
     """The difference of final losses over the seeds that both have finished, and the records it comes from."""
-    base = {record.result["seed"]: record for record in baseline.ok}
-    pairs = [(record, base[record.result["seed"]]) for record in group.ok if record.result["seed"] in base]
-    losses = [(final_loss(a), final_loss(b), (a, b)) for a, b in pairs]
-    known = [(a, b, records) for a, b, records in losses if a is not None and b is not None]
-    used = [record for _, _, records in known for record in records]
-    return difference([a for a, _, _ in known], [b for _, b, _ in known]), used
-
-
-def final_loss(record: Record) -> float | None:
-    """The held-out loss after the last step."""
-    return at(record.result, "quality", "final_loss")
+    by_seed = {record.result.seed: record for record in baseline.ok}
+    ours, theirs, used = [], [], []
+    for record in group.ok:
+        other = by_seed.get(record.result.seed)
+        if other is None:
+            continue
+        loss, base = record.result.quality.final_loss, other.result.quality.final_loss
+        if loss is not None and base is not None:
+            ours.append(loss)
+            theirs.append(base)
+            used += [record, other]
+    return difference(ours, theirs), used
 
 
 def difference(ours: Sequence[float], base: Sequence[float]) -> Difference | None:
@@ -84,7 +86,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def comparison(setting: Setting, number_of: int) -> Table:
     """One row an optimizer; failed ones stay, with their status in place of figures. Columns without a value go."""
     rows = [row(group, setting) for group in setting.groups]
-    filled = [index for index in range(len(COLUMNS)) if any(cells[index].shown not in ("–", "") for cells in rows)]
+    filled = [index for index in range(len(COLUMNS)) if any(cells[index].shown not in (DASH, "") for cells in rows)]
     return Table(
         f"comparison-{number_of}",
         f"Comparison: {setting.label}",
@@ -95,13 +97,12 @@ def comparison(setting: Setting, number_of: int) -> Table:
 
 
 def _notes(setting: Setting) -> list[str]:
-    seeds = sorted({seed for record in setting.records if (seed := record.result["seed"]) is not None})
+    seeds = sorted({seed for record in setting.records if (seed := record.result.seed) is not None})
     first = setting.records[0].result
-    machine = at(first, "environment", "gpu", "name") or at(first, "environment", "cpu", "model")
     notes = [
-        f"Seeds {', '.join(map(str, seeds))}; medians over seeds. {machine}. Learning rates are those shown, not tuned "
-        "for this workload. Speeds are of separate runs, so their ratio has no verdict; spread is (p90 − p10) / median "
-        f"of a run's steps, and over {UNSTABLE:.0%} it is unstable."
+        f"Seeds {', '.join(map(str, seeds))}; medians over seeds. {machine_of(first)}. Learning rates are those shown, "
+        "not tuned for this workload. Speeds are of separate runs, so their ratio has no verdict; spread is "
+        f"(p90 − p10) / median of a run's steps, and over {UNSTABLE:.0%} it is unstable."
     ]
     if setting.baseline:
         notes.append(
@@ -109,13 +110,20 @@ def _notes(setting: Setting) -> list[str]:
             f"{CONFIDENCE:.0%} t interval; one seed, or a workload that the seed does not reach, has none."
         )
     else:
-        notes.append(f"No paired differences: the baseline {setting.wanted} is not here once, finished and sound.")
-    if first.get("device") == "cpu":
+        notes.append(
+            f"No paired differences: the baseline {setting.baseline_name} is not here once, finished and sound."
+        )
+    if on_cpu(first):
         notes.append(
             "Peak: of the tensors that live in one step after the run, since torch's CPU allocator keeps no count; "
             "where they could not be followed, of the whole process, imports included, and marked so."
         )
     return notes
+
+
+def step_seconds(run: Result) -> float | None:
+    """Median step."""
+    return middle(run.time.step)
 
 
 def summary(setting: Setting) -> str:
@@ -124,103 +132,129 @@ def summary(setting: Setting) -> str:
     groups = [group for group in setting.groups if group.sound and len(group.records) == most]
     if len(groups) < 2:
         return "Fewer than two optimizers finished every seed soundly: nothing to compare."
+    sentences = [
+        _best(groups, "Shortest median step", step_seconds, " ms", _close_in_time, MS),
+        _best(groups, "Least state", lambda run: run.memory.state_bytes_per_parameter, " B/parameter"),
+        _best(groups, "Lowest final loss", lambda run: run.quality.final_loss, "", _not_told_apart),
+    ]
     left = len(setting.groups) - len(groups)
-    parts = (
-        _best(groups, "Shortest median step", ("time", "step", "median"), 1e3, " ms", _close_in_time),
-        _best(groups, "Least state", ("memory", "state_bytes_per_parameter"), 1, " B/parameter", lambda a, b: False),
-        _best(groups, "Lowest final loss", ("quality", "final_loss"), 1, "", _not_told_apart),
-        f"Left out: {left} without {most} sound run{'s' if most > 1 else ''}." if left else "",
-        "One seed each: differences in loss may be chance." if most == 1 else "",
-    )
-    return " ".join(filter(None, parts))
+    if left:
+        sentences.append(f"Left out: {left} without {most} sound run{'s' if most > 1 else ''}.")
+    if most == 1:
+        sentences.append("One seed each: differences in loss may be chance.")
+    return " ".join(filter(None, sentences))
 
 
 def _best(
     groups: Sequence[Group],
-    words: str,
-    path: Sequence[str],
-    scale: float,
+    title: str,
+    quantity: Callable[[Result], float | None],
     unit: str,
-    close: Callable[[Group, Group], bool],
+    close: Callable[[Group, Group], bool] = lambda group, best: False,
+    factor: float = 1.0,
 ) -> str:
     """The smallest, and how many others cannot be told from it."""
-    ranked = sorted(
-        ((value, group) for group in groups if (value := group.median(*path)) is not None), key=lambda pair: pair[0]
-    )
-    if not ranked:
+    measured = [(value, group) for group in groups if (value := group.median(quantity)) is not None]
+    if not measured:
         return ""
-    least, best = ranked[0]
-    near = [group.label for value, group in ranked[1:] if value == least or close(group, best)]
+    measured.sort(key=lambda pair: pair[0])
+    least, best = measured[0]
+    near = [group.label for value, group in measured[1:] if value == least or close(group, best)]
     names = ", ".join(near[:3]) + (f" and {len(near) - 3} more" if near[3:] else "")
-    return f"{words}: {best.label}, {number(least * scale, 3, unit)}{f'; {names} as good' if near else ''}."
+    return f"{title}: {best.label}, {number(least * factor, 3, unit)}{f'; {names} as good' if near else ''}."
 
 
 def _close_in_time(group: Group, best: Group) -> bool:
     """Whether two steps differ by less than separate runs do."""
-    ours, least = (one.median("time", "step", "median") for one in (group, best))
-    return ours is not None and least is not None and ours < least * (1 + UNSTABLE)
+    step, least = group.median(step_seconds), best.median(step_seconds)
+    return step is not None and least is not None and step < least * (1 + UNSTABLE)
 
 
 def _not_told_apart(group: Group, best: Group) -> bool:
-    found, _ = paired(group, best)
-    return found is not None and found.verdict() == "no"
+    between, _ = paired_difference(group, best)
+    return between is not None and between.verdict() == "no"
 
 
 def row(group: Group, setting: Setting) -> list[Cell]:
     """The cells of one optimizer, each with the records behind it."""
-    ok = tuple(group.ok)
-
-    def cell(text: str, value: float | None) -> Cell:
-        return Cell(value, text, ok if value is not None else ())
-
-    def figure(digits: int, value: float | None, scale: float = 1.0, mark: str = "") -> Cell:
-        scaled = None if value is None else value * scale
-        return cell(number(scaled, digits) + (mark if value is not None else ""), scaled)
-
-    step, optimizer = group.median("time", "step", "median"), group.median("time", "optimizer", "median")
-    peak, process = (group.median("memory", *path) for path in (("peak_bytes", "overall"), ("process_peak_bytes",)))
-    score, target = group.median("quality", "score"), group.median("quality", "steps_to_target")
-    reached = sum(at(record.result, "quality", "steps_to_target") is not None for record in ok)
-    name = at(ok[0].result, "quality", "score_name") if ok else None
-    lr: Any = at(group.records[0].result, "config", "optimizer", "lr")
+    runs, median = tuple(group.ok), group.median
+    figure = partial(scaled, records=runs)
+    step, optimizer = median(step_seconds), median(lambda run: middle(run.time.optimizer))
+    share_in_8_bits = median(lambda run: run.memory.state_8bit_share)
+    share_of_step = optimizer / step if optimizer and step else None
     return [
         Cell(group.label, group.label, group.records),
         Cell(group.status(), group.status(), group.records),
-        Cell(lr, "–" if lr is None else f"{lr:g}" if isinstance(lr, (int, float)) else str(lr), group.records),
-        figure(3, 1 / step if step else None),
-        cell(*_spread(group)),
-        figure(3, optimizer, 1e3),
-        cell(percent(share := optimizer / step if optimizer and step else None), share),
-        figure(4, group.median("memory", "state_bytes"), 1 / MB),
-        figure(4, group.median("memory", "state_bytes_per_parameter")),
-        cell(percent(small := group.median("memory", "state_8bit_share")), small),
-        figure(4, peak, 1 / MB) if peak is not None else figure(4, process, 1 / MB, " (process)"),
-        figure(4, group.median("memory", "peak_bytes", "step"), 1 / MB),
-        figure(4, group.median("quality", "final_loss")),
-        cell("–" if score is None or name == "loss" else f"{name} {number(score, 4)}", score),
-        cell("–" if target is None else f"{target:,.0f} ({reached}/{len(group.records)})", target),
+        _learning_rate(group),
+        figure(1 / step if step else None, digits=3),
+        _spread(group),
+        figure(optimizer, MS, 3),
+        shown(share_of_step, percent(share_of_step), runs),
+        figure(median(lambda run: run.memory.state_bytes), 1 / MB),
+        figure(median(lambda run: run.memory.state_bytes_per_parameter)),
+        shown(share_in_8_bits, percent(share_in_8_bits), runs),
+        _peak(group),
+        figure(median(lambda run: peak(run, "step")), 1 / MB),
+        figure(median(lambda run: run.quality.final_loss)),
+        _score(group),
+        _steps_to_target(group),
         *_against(group, setting),
     ]
 
 
-def _spread(group: Group) -> tuple[str, float | None]:
+def shown(value: float | None, text: str, records: tuple[Record, ...]) -> Cell:
+    """A value as `text`; a dash that leads nowhere where there is none."""
+    return Cell(None, DASH) if value is None else Cell(value, text, records)
+
+
+def _learning_rate(group: Group) -> Cell:
+    rate = configured(group.records[0].result, "optimizer", "lr")
+    text = f"{rate:g}" if isinstance(rate, (int, float)) else str(rate)
+    return Cell(rate, DASH if rate is None else text, group.records)
+
+
+def _peak(group: Group) -> Cell:
+    """Of tensors or the allocator; where neither counted, of the whole process, and marked so."""
+    counted = group.median(peak)
+    if counted is not None:
+        return scaled(counted, 1 / MB, records=tuple(group.ok))
+    whole = group.median(lambda run: run.memory.process_peak_bytes)
+    return scaled(whole, 1 / MB, records=tuple(group.ok), mark=" (process)")
+
+
+def _score(group: Group) -> Cell:
+    """The score, where it is another thing than the loss."""
+    score = group.median(lambda run: run.quality.score)
+    name = group.ok[0].result.quality.score_name if group.ok else None
+    text = DASH if name == "loss" else f"{name} {number(score, 4)}"
+    return shown(score, text, tuple(group.ok))
+
+
+def _steps_to_target(group: Group) -> Cell:
+    steps = group.median(lambda run: run.quality.steps_to_target)
+    reached = sum(record.result.quality.steps_to_target is not None for record in group.ok)
+    return shown(steps, f"{steps or 0:,.0f} ({reached}/{len(group.records)})", tuple(group.ok))
+
+
+def _spread(group: Group) -> Cell:
     """How far apart a run's steps are, or how few there are."""
-    middle, count = group.median("time", "step", "median"), group.median("time", "step", "n")
-    low, high = group.median("time", "step", "p10"), group.median("time", "step", "p90")
-    if not middle or low is None or high is None or count is None:
-        return "–", None
+    middle_of, count = group.median(step_seconds), group.median(lambda run: run.time.step.n if run.time.step else None)
+    low = group.median(lambda run: run.time.step.p10 if run.time.step else None)
+    high = group.median(lambda run: run.time.step.p90 if run.time.step else None)
+    if not middle_of or low is None or high is None or count is None:
+        return Cell(None, DASH)
     if count < FEW:
-        return f"n = {count:.0f}", None
-    spread = (high - low) / middle
-    return f"{percent(spread)}{' unstable' if spread > UNSTABLE else ''}", spread
+        return Cell(None, f"n = {count:.0f}")
+    spread = (high - low) / middle_of
+    return Cell(spread, f"{percent(spread)}{' unstable' if spread > UNSTABLE else ''}", tuple(group.ok))
 
 
 def _against(group: Group, setting: Setting) -> tuple[Cell, Cell]:
     """The difference to the baseline, and whether it can be told from nothing."""
     if group is setting.baseline:
         return Cell(0.0, "baseline", tuple(group.ok)), Cell("")
-    found, used = paired(group, setting.baseline) if setting.baseline else (None, [])
-    if found is None:
-        return Cell(None, "–"), Cell("")
-    verdict = found.verdict()
-    return Cell(found.mean, found.shown(), tuple(used)), Cell(verdict, verdict, tuple(used) if verdict else ())
+    between, used = paired_difference(group, setting.baseline) if setting.baseline else (None, [])
+    if between is None:
+        return Cell(None, DASH), Cell("")
+    verdict = between.verdict()
+    return Cell(between.mean, between.shown(), tuple(used)), Cell(verdict, verdict, tuple(used) if verdict else ())

@@ -2,33 +2,42 @@
 
 from collections.abc import Sequence
 
-from optimeter.measure.records.record import Record
-from optimeter.reports.table import Cell, Table, percent
+from optimeter.measure.records.read import Record
+from optimeter.measure.records.schema import OverheadComparison
+from optimeter.reports.table import DASH, Cell, Table, percent, texts
+
+COLUMNS = ("optimizer", "workload", "off/off", "off/on", "off/+1 %", "off/+2 %", "sampling, lines", "verdict")
+COMPARED = ("off", "on", "+1 %", "+2 %")  # with the monitor off
+NOTE = (
+    "Interleaved blocks in one process; median difference and its 90 % bootstrap interval (off/off 99 %). "
+    "The verdict adds what is not done at each step, sampling and the writing of lines, to off/on."
+)
 
 
 def monitor_overhead(records: Sequence[Record]) -> Table | None:
-    """What the monitor costs, beside the controls that show what could have been seen."""
-    columns = ("optimizer", "workload", "off/off", "off/on", "off/+1 %", "off/+2 %", "sampling, lines", "verdict")
-    rows = []
-    for record in records:
-        found = record.result.get("overhead")
-        if found and record.result["status"] == "ok":
-            parts = found["comparisons"]
-            shown = [Cell(part["difference"], _interval(part), (record,)) for part in parts.values()]
-            names = (
-                record.result["optimizer"],
-                " ".join(filter(None, (record.result["workload"], record.result["size"]))),
-            )
-            share = Cell(found["sampling_share"], percent(found["sampling_share"], 2), (record,))
-            rows.append(
-                [*(Cell(name, name, (record,)) for name in names), *shown, share, Cell(found["verdict"], "", (record,))]
-            )
-    notes = [
-        "Interleaved blocks in one process; median difference and its 90 % bootstrap interval (off/off 99 %). "
-        "The verdict adds what is not done at each step, sampling and the writing of lines, to off/on."
+    """What the monitor costs, beside the controls."""
+    measured = [record for record in records if record.result.status == "ok" and record.result.overhead.comparisons]
+    if not measured:
+        return None
+    title = "monitor_overhead: what the monitor costs"
+    return Table("monitor_overhead", title, COLUMNS, [_row(record) for record in measured], [NOTE])
+
+
+def _row(record: Record) -> list[Cell]:
+    run, overhead = record.result, record.result.overhead
+    workload = " ".join(filter(None, (run.workload, run.size)))
+    share = overhead.sampling_share
+    return [
+        *texts(run.optimizer, workload, records=(record,)),
+        *(_difference(overhead.comparisons.get(name), record) for name in COMPARED),
+        Cell(share, percent(share, 2), (record,)),
+        *texts(overhead.verdict, records=(record,)),
     ]
-    return Table("monitor_overhead", "monitor_overhead: what the monitor costs", columns, rows, notes) if rows else None
 
 
-def _interval(part: dict) -> str:
-    return f"{part['difference']:+.2%} [{part['low']:+.2%}, {part['high']:+.2%}]"
+def _difference(between: OverheadComparison | None, record: Record) -> Cell:
+    """The difference with its interval."""
+    if between is None or between.difference is None or between.low is None or between.high is None:
+        return Cell(None, DASH)
+    text = f"{between.difference:+.2%} [{between.low:+.2%}, {between.high:+.2%}]"
+    return Cell(between.difference, text, (record,))

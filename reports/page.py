@@ -10,19 +10,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from optimeter.measure.records.record import REPORT, RESULT, STATUSES, Record, read_records
+from optimeter.measure.records.fields import JSON, is_empty, to_plain
+from optimeter.measure.records.naming import CONFIG, LOG, REPORT, RESULT, STEPS
+from optimeter.measure.records.read import Record, read_records
+from optimeter.measure.records.schema import STATUSES, Result
 from optimeter.reports.comparison import comparison, summary
-from optimeter.reports.figures import PLOTS
-from optimeter.reports.group import Setting, at, doubts, settings
+from optimeter.reports.group import Setting, settings_of
+from optimeter.reports.look import doubts
+from optimeter.reports.plots import PLOTS
 from optimeter.reports.plugins import MadeTables, make_tables
 from optimeter.reports.table import DASH, Cell, Table
 
-FILES = ("result.json", "config.yaml", "steps.jsonl", "log.txt")
+FILES = (RESULT, CONFIG, STEPS, LOG)
 LEFT_OUT = ("environment", "command")  # of a run's excerpt: they stand elsewhere on the page
 MOST_PLOTTED = 12  # settings with pictures: a page of hundreds is read by its tables
 
@@ -74,7 +77,7 @@ def build(root: Path, folders: Sequence[Path] = (), tell: Callable[[str], object
 
 def _write(report: Path, root: Path, records: Sequence[Record], folders: Sequence[Path]) -> list[str]:
     """Write tables, plots and page; returns a line for each table that could not be made."""
-    sections = [_section(setting, number, report) for number, setting in enumerate(settings(records), start=1)]
+    sections = [_section(setting, number, report) for number, setting in enumerate(settings_of(records), start=1)]
     compared = [section.table for section in sections]
     made = make_tables(records, folders, taken=[table.name for table in compared])
     for table in (*compared, *made.tables):
@@ -96,52 +99,68 @@ def _section(setting: Setting, number: int, report: Path) -> Section:
 
 
 def _render(root: Path, records: Sequence[Record], sections: Sequence[Section], made: MadeTables, command: str) -> str:
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    ).get_template("page.html.j2")
-    counts = Counter(record.result["status"] for record in records)
-    tables = [*(section.table for section in sections), *made.tables]
-    runs = [_complete(record) for record in records]
-    names = {name for record in records if (name := record.result.get("name"))}
-    unplotted = len(sections) - MOST_PLOTTED
-    return template.render(
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.globals |= {
+        "anchor": partial(anchor, root),
+        "excerpt": excerpt,
+        "files": files,
+        "group_anchor": partial(group_anchor, root),
+        "holds_texts": holds_texts,
+        "link": lambda record, file: quote(f"../{record.folder.relative_to(root)}/{file}"),
+        "reason": reason,
+        "shown": lambda value: DASH if value is None else value,
+        "sort_key": sort_key,
+        "worst": worst,
+    }
+    results = [record.result for record in records]
+    counts = Counter(run.status for run in results)
+    names = {run.name for run in results if run.name}
+    placed = [run for run in results if not is_empty(run.environment)]
+    return environment.get_template("page.html.j2").render(
         title=names.pop() if len(names) == 1 else root.resolve().name,
-        machine="; ".join(sorted({machine(record) for record in records if record.result.get("environment")})),
+        machine="; ".join(sorted({machine(run) for run in placed})),
         counts=[(status, counts[status]) for status in STATUSES if counts[status]],
-        texts=lambda table, column: any(isinstance(cells[column].value, str) for cells in table.rows),
-        shown=lambda value: DASH if value is None else value,
-        runs=runs,
+        runs=records,
         sections=sections,
+        unplotted=f"Pictures are of the first {MOST_PLOTTED} settings." if len(sections) > MOST_PLOTTED else "",
         named=list(made.sections.items()),
         problems=made.problems,
-        failures=[record for record in runs if record.result["status"] != "ok" or doubts(record)],
-        reason=lambda record: "; ".join([record.result["reason"] or "", *doubts(record)]).strip("; "),
-        worst=worst,
-        unplotted=f"Pictures are of the first {MOST_PLOTTED} settings." if unplotted > 0 else "",
-        groups=_groups(root, tables),
-        commands=sorted({typed for record in records if (typed := record.result.get("command"))}),
+        failures=[record for record in records if record.result.status != "ok" or doubts(record)],
+        groups=_groups(root, [*(section.table for section in sections), *made.tables]),
         command=command,
-        environments=sorted(
-            {_pretty(record.result["environment"]) for record in runs if record.result.get("environment")}
-        ),
-        anchor=partial(anchor, root),
-        group_anchor=partial(group_anchor, root),
-        sort_key=sort_key,
-        files=lambda record: [file for file in FILES if (record.folder / file).exists()],
-        link=lambda record, file: quote(f"../{record.folder.relative_to(root)}/{file}"),
-        excerpt=lambda record: _pretty({key: part for key, part in record.result.items() if key not in LEFT_OUT}),
+        commands=sorted({run.command for run in results if run.command}),
+        environments=sorted({_pretty(to_plain(run.environment)) for run in placed}),
     )
 
 
-def machine(record: Record) -> str:
-    """The processor (and GPU) of a run, in words."""
-    environment = record.result["environment"]
-    cpu = at(environment, "cpu")
-    parts = [at(environment, "gpu", "name"), f"{cpu['model']}, {cpu['logical_cores']} logical cores" if cpu else None]
-    return ", ".join([*filter(None, parts), f"torch {at(environment, 'packages', 'torch')}"])
+def machine(run: Result) -> str:
+    """The GPU, the processor and torch's version."""
+    cpu, packages = run.environment.cpu, run.environment.packages
+    processor = f"{cpu.model}, {cpu.logical_cores} logical cores" if not is_empty(cpu) else None
+    return ", ".join([*filter(None, (run.environment.gpu.name, processor)), f"torch {packages.get('torch')}"])
+
+
+def excerpt(record: Record) -> str:
+    """What a run's record says, without what stands elsewhere on the page and what is empty."""
+    plain = to_plain(record.result)
+    return _pretty({key: part for key, part in plain.items() if key not in LEFT_OUT and part not in (None, {}, [])})
+
+
+def files(record: Record) -> list[str]:
+    """The files in a run's folder."""
+    return [file for file in FILES if (record.folder / file).exists()]
+
+
+def reason(record: Record) -> str:
+    """Why a run did not end as ok, or is not to be believed."""
+    return "; ".join(filter(None, [record.result.reason, *doubts(record)]))
+
+
+def holds_texts(table: Table, column: int) -> bool:
+    """Whether a column has texts, which stand at the left."""
+    return any(isinstance(row[column].value, str) for row in table.rows)
 
 
 def _groups(root: Path, tables: Iterable[Table]) -> list[tuple[Record, ...]]:
@@ -150,15 +169,10 @@ def _groups(root: Path, tables: Iterable[Table]) -> list[tuple[Record, ...]]:
     return list({group_anchor(root, cell.records): cell.records for cell in cells}.values())
 
 
-def _pretty(value: dict[str, Any]) -> str:
+def _pretty(value: dict[str, JSON]) -> str:
     """JSON with a line a key, and what is inside a key on one line where it is short."""
     lines = [f"  {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}" for key, part in value.items()]
     return "{\n" + ",\n".join(lines) + "\n}"
-
-
-def _complete(record: Record) -> Record:
-    """With every key that the page names, for runs that never wrote a result."""
-    return Record(record.folder, dict.fromkeys(("seed", "command", "reason", "environment")) | record.result)
 
 
 def worst(text: str) -> str:

@@ -1,13 +1,12 @@
 """The table of `measure=plan`: what a run would need, and the smallest common card that holds it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from optimeter.measure.records.record import Record
-from optimeter.reports.group import at, by_problem
-from optimeter.reports.table import DASH, Cell, Table, number, percent
+from optimeter.measure.records.read import Record
+from optimeter.reports.group import by_problem
+from optimeter.reports.look import GB, configured
+from optimeter.reports.table import DASH, Cell, Table, number, percent, texts
 
-GB = 1e9
-PARTS = ("parameter_bytes", "gradient_bytes", "state_bytes", "transient_bytes", "total_bytes", "optimizer_bytes")
 COLUMNS = (
     *("workload", "dtype", "optimizer", "parameters", "trainable"),
     *("parameters GB", "gradients GB", "state GB", "step GB", "total GB", "optimizer at most GB"),
@@ -25,7 +24,7 @@ NOTES = (
 
 def memory_plan(records: Sequence[Record]) -> Table | None:
     """Parameters, gradients, state and transient of each planned run, and the card that they fit on."""
-    rows = [_row(*one) for one in by_problem(records, "plan", _problem)]
+    rows = [_row(*planned) for planned in by_problem(records, "plan", _problem)]
     if not rows:
         return None
     return Table("memory_plan", "memory_plan: what a run would need", COLUMNS, rows, NOTES)
@@ -33,32 +32,46 @@ def memory_plan(records: Sequence[Record]) -> Table | None:
 
 def _problem(record: Record) -> tuple[str, ...]:
     """Workload with the arguments that shape its model, and dtype."""
-    result = record.result
-    spec = at(result, "config", "workload") or {}
-    named = [f"{name} {spec[name]}" for name in ("rank", "shape", "rows", "dim") if spec.get(name) is not None]
-    parts = [result["workload"], result.get("size"), *named]
-    return " ".join(str(part) for part in parts if part), str(result.get("dtype"))
+    run = record.result
+    parts = [run.workload, run.size]
+    for name in run.shaped_by:
+        value = configured(run, "workload", name)
+        parts += [f"{name} {value}"] if value is not None else []
+    return " ".join(filter(None, parts)), str(run.dtype)
 
 
 def _row(label: str, problem: Sequence[str], record: Record) -> list[Cell]:
-    result, own = record.result, (record,)
-    counts = [at(result, "parameters", name) for name in ("count", "trainable")]
-    sizes = [None if (size := at(result, "plan", name)) is None else size / GB for name in PARTS]
-    share, reads = at(result, "memory", "state_8bit_share"), at(result, "plan", "host_reads")
+    run, plan, source = record.result, record.result.plan, (record,)
+    share = run.memory.state_8bit_share
     return [
-        *(Cell(text, text, own) for text in (*problem, label)),
-        *(Cell(count, DASH if count is None else f"{count:,}", own) for count in counts),
-        *(Cell(size, number(size, 4), own) for size in sizes),
-        Cell(share, percent(share), own),
-        _smallest(at(result, "plan", "fits") or {}, own),
-        Cell(reads, "", own),
-        Cell(result["status"], result["status"], own),
+        *texts(*problem, label, records=source),
+        *(_count(elements, source) for elements in (run.parameters.count, run.parameters.trainable)),
+        *(
+            _gigabytes(size, source)
+            for size in (
+                *(plan.parameter_bytes, plan.gradient_bytes, plan.state_bytes),
+                *(plan.transient_bytes, plan.total_bytes, plan.optimizer_bytes),
+            )
+        ),
+        Cell(share, percent(share), source),
+        _smallest_card(plan.fits, source),
+        Cell(plan.host_reads, "", source),
+        Cell(run.status, run.status, source),
     ]
 
 
-def _smallest(fits: dict[str, bool], own: tuple[Record, ...]) -> Cell:
+def _count(elements: int | None, source: tuple[Record, ...]) -> Cell:
+    return Cell(elements, DASH if elements is None else f"{elements:,}", source)
+
+
+def _gigabytes(size: int | None, source: tuple[Record, ...]) -> Cell:
+    value = None if size is None else size / GB
+    return Cell(value, number(value), source)
+
+
+def _smallest_card(fits: Mapping[str, bool], source: tuple[Record, ...]) -> Cell:
     """The smallest card (GiB) that the whole fits on, or that none does."""
     cards = [int(card) for card, fitting in fits.items() if fitting]
     if cards:
-        return Cell(min(cards), f"{min(cards)} GB", own)
-    return Cell(None, f"over {max(map(int, fits))} GB" if fits else DASH, own)
+        return Cell(min(cards), f"{min(cards)} GB", source)
+    return Cell(None, f"over {max(map(int, fits))} GB" if fits else DASH, source)

@@ -15,7 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from optimeter.measure.records.record import Record, in_short
+from optimeter.measure.records.read import Record
+from optimeter.measure.records.write import in_short
 from optimeter.reports.table import Table
 
 GENERAL = Path(__file__).parent.parent / "conf"

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from optimeter.measure.records.record import Record
-from optimeter.reports.group import at, by_problem, doubts
-from optimeter.reports.table import DASH, Cell, Table, number, percent
+from optimeter.measure.records.read import Record
+from optimeter.measure.records.schema import Spread, StepSide
+from optimeter.reports.group import by_problem
+from optimeter.reports.look import MS, configured, doubts, on_cpu, status_of
+from optimeter.reports.table import DASH, Cell, Table, number, percent, texts
 
 COLUMNS = (
     *("optimizer", "baseline", "on", "dtype", "device", "verdict", "ratio", "step ms", "baseline ms", "host ms"),
@@ -24,74 +26,76 @@ TOPICS = ("curvature", "uneven")  # of a run's notes, those that the columns do 
 
 def optimizer_steps(records: Sequence[Record]) -> Table | None:
     """Seconds a step of both sides, their ratio with interval and verdict, bytes moved and share of copy bandwidth."""
-    found = by_problem(records, "step", _problem)
-    if not found:
+    measured = by_problem(records, "step", _problem)
+    if not measured:
         return None
-    rows = [_row(*one) for one in found]
+    rows = [_row(label, problem, record) for label, problem, record in measured]
     kept = [i for i in range(len(COLUMNS)) if i != HOST or any(row[i].value is not None for row in rows)]
     return Table(
         "optimizer_steps",
         "optimizer_steps: the optimizer's step alone, against a baseline",
         [COLUMNS[i] for i in kept],
         [[row[i] for i in kept] for row in rows],
-        [*NOTES, *_notes([record for _, _, record in found])],
+        [*NOTES, *_notes([record for _, _, record in measured])],
     )
 
 
 def _problem(record: Record) -> tuple[str, ...]:
     """What rows must share to be compared: parameters, baseline, dtype and device."""
-    result = record.result
-    shapes = at(result, "config", "measure", "shapes")
-    name = " ".join(str(part) for part in (result["workload"], result.get("size")) if part)
-    own = (name if shapes is None else shapes, at(result, "config", "baseline"), result.get("dtype"))
-    return tuple(str(part) for part in (*own, result.get("device")))
+    run = record.result
+    shapes = configured(run, "measure", "shapes")
+    parameters = " ".join(filter(None, (run.workload, run.size))) if shapes is None else shapes
+    return tuple(map(str, (parameters, run.config.get("baseline"), run.dtype, run.device)))
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
     """The margin and confidence of the verdicts, and what the runs themselves had to say, each thing once."""
-    margins = {
-        f"δ = {part['delta']:g}, intervals of {part['confidence']:.0%}."
-        for record in records
-        if (part := at(record.result, "step")) and {"delta", "confidence"} <= set(part)
-    }
-    said = [at(record.result, "step", "notes", topic) for topic in TOPICS for record in records]
-    return [*sorted(margins), *dict.fromkeys(filter(None, said))]
+    margins, remarks = set(), []
+    for record in records:
+        step = record.result.step
+        if step.delta is not None and step.confidence is not None:
+            margins.add(f"δ = {step.delta:g}, intervals of {step.confidence:.0%}.")
+    for topic in TOPICS:
+        remarks += [record.result.step.notes.get(topic) for record in records]
+    return [*sorted(margins), *dict.fromkeys(filter(None, remarks))]
 
 
 def _row(label: str, problem: Sequence[str], record: Record) -> list[Cell]:
-    result, doubtful = record.result, doubts(record)
+    step, source = record.result.step, (record,)
     on, baseline, dtype, device = problem
-    status = result["status"] + "".join(f"; INVALID: {doubt}" for doubt in doubtful)
-    ratio, word = at(result, "step", "ratio"), "INVALID" if doubtful else at(result, "step", "verdict")
-    low, high = at(result, "step", "low"), at(result, "step", "high")
-    shown = DASH if ratio is None else f"{number(ratio, 3)} [{number(low, 3)}, {number(high, 3)}]"
-    first, moved = at(result, "step", "candidate", "first_step"), at(result, "step", "candidate", "bytes_per_parameter")
-    own = (record,)
+    verdict = "INVALID" if doubts(record) else step.verdict
+    first = step.candidate.first_step
     return [
-        *(Cell(text, text, own) for text in (label, baseline, on, dtype, device)),
-        Cell(word, word or DASH, own),
-        Cell(ratio, shown, own),
-        *(_milliseconds(record, side, "seconds") for side in ("candidate", "baseline")),
-        _milliseconds(record, "candidate", "host_seconds") if device == "cuda" else Cell(None),
-        Cell(moved, number(moved), own),
-        *(_share(record, side) for side in ("candidate", "baseline")),
-        Cell(first, number(None if first is None else first * 1e3, 3), own),
-        Cell(at(result, "step", "pairs"), "", own),
-        Cell(status, status, own),
+        *texts(label, baseline, on, dtype, device, verdict, records=source),
+        _ratio(record),
+        _milliseconds(step.candidate.seconds, source),
+        _milliseconds(step.baseline.seconds, source),
+        Cell(None) if on_cpu(record.result) else _milliseconds(step.candidate.host_seconds, source),
+        Cell(step.candidate.bytes_per_parameter, number(step.candidate.bytes_per_parameter), source),
+        _share(step.candidate, source),
+        _share(step.baseline, source),
+        Cell(first, number(None if first is None else first * MS, 3), source),
+        Cell(step.pairs, "", source),
+        *texts(status_of(record), records=source),
     ]
 
 
-def _share(record: Record, side: str) -> Cell:
+def _ratio(record: Record) -> Cell:
+    """The ratio with its interval."""
+    step = record.result.step
+    text = DASH if step.ratio is None else f"{number(step.ratio, 3)} [{number(step.low, 3)}, {number(step.high, 3)}]"
+    return Cell(step.ratio, text, (record,))
+
+
+def _share(side: StepSide, source: tuple[Record, ...]) -> Cell:
     """The share of the copy's bytes a second, and whether it comes out of the cache."""
-    share = at(record.result, "step", side, "copy_share")
-    cached = ", cached" if at(record.result, "step", side, "fits_in_cache") else ""
-    return Cell(share, f"{percent(share, 1)}{cached}", (record,))
+    cached = ", cached" if side.fits_in_cache else ""
+    return Cell(side.copy_share, f"{percent(side.copy_share, 1)}{cached}", source)
 
 
-def _milliseconds(record: Record, side: str, clock: str) -> Cell:
+def _milliseconds(seconds: Spread | None, source: tuple[Record, ...]) -> Cell:
     """Median milliseconds a step, with the spread of blocks."""
-    seconds = [at(record.result, "step", side, clock, name) for name in ("median", "p10", "p90")]
-    if None in seconds:
+    if seconds is None:
         return Cell(None)
-    middle, low, high = (value * 1e3 for value in seconds)
-    return Cell(middle, f"{number(middle, 3)} [{number(low, 3)}, {number(high, 3)}]", (record,))
+    middle, low, high = (value * MS for value in (seconds.median, seconds.p10, seconds.p90))
+    return Cell(middle, f"{number(middle, 3)} [{number(low, 3)}, {number(high, 3)}]", source)

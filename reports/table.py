@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optimeter.measure.records.record import Record
+    from optimeter.measure.records.read import Record
 
 DASH = "–"  # no value
 NAME = r"\w[\w.-]*"  # of a table: its files are called so
@@ -94,3 +94,21 @@ def number(value: float | None, digits: int = 4, unit: str = "") -> str:
 def percent(value: float | None, digits: int = 0) -> str:
     """A share in per cent, or a dash."""
     return DASH if value is None else f"{100 * value:,.{digits}f} %"
+
+
+def scaled(
+    value: float | None,
+    factor: float = 1.0,
+    digits: int = 4,
+    records: "tuple[Record, ...]" = (),
+    mark: str = "",
+) -> Cell:
+    """A cell with the value times `factor`; without one, a dash that leads nowhere. `mark` stands behind the number."""
+    if value is None:
+        return Cell(None, DASH)
+    return Cell(value * factor, number(value * factor, digits) + mark, records)
+
+
+def texts(*values: str | None, records: "tuple[Record, ...]" = ()) -> list[Cell]:
+    """A cell for each text, a dash where there is none."""
+    return [Cell(value, value or DASH, records) for value in values]

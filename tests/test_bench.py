@@ -14,60 +14,12 @@ import psutil
 import pytest
 import torch
 
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.fields import names
+from optimeter.measure.records.read import read_records
+from optimeter.measure.records.schema import SCHEMA, Memory, Result, Times
 from tests.conftest import PROJECT, Ran
 
 Bench = Callable[..., Ran]
-SCHEMA = {
-    *(
-        "schema",
-        "run",
-        "name",
-        "measure",
-        "status",
-        "reason",
-        "optimizer",
-        "optimizer_target",
-        "workload",
-        "size",
-        "seed",
-    ),
-    *(
-        "device",
-        "dtype",
-        "steps",
-        "command",
-        "config",
-        "environment",
-        "gpu",
-        "compiled",
-        "parameters",
-        "memory",
-        "time",
-    ),
-    *("quality", "checks", "started", "finished", "data", "weights", "missing"),
-}
-MEMORY = {
-    *(
-        "state_bytes",
-        "state_bytes_per_parameter",
-        "by_role",
-        "by_dtype",
-        "by_device",
-        "state_8bit_share",
-        "predicted_state_bytes",
-    ),
-    *(
-        "allocator_state_bytes",
-        "unexplained_bytes",
-        "gradient_bytes",
-        "transient_bytes",
-        "peak_bytes",
-        "peak_source",
-        "process_peak_bytes",
-    ),
-}
-TIME = {"step", "forward", "backward", "optimizer", "estimator", "first_step", "wall", "optimizer_share"}
 
 FAULTS = """
 import os, subprocess, sys, time
@@ -127,9 +79,10 @@ def test_one_run_has_the_whole_schema(bench: Bench, tmp_path: Path) -> None:
     ran = bench("optimizer=adamw", "workload=mlp", "steps=30", "seed=3")
     assert ran.returncode == 0, ran.stderr
     (result,) = ran.records
-    assert set(result) == SCHEMA
-    assert set(result["memory"]) == MEMORY
-    assert set(result["time"]) == TIME
+    assert set(result) == set(names(Result))
+    assert set(result["memory"]) == set(names(Memory))
+    assert set(result["time"]) == set(names(Times))
+    assert result["schema"] == SCHEMA
     assert (result["status"], result["seed"], result["steps"], result["size"]) == ("ok", 3, 30, "tiny")
     assert result["optimizer_target"] == "optimeter.optimizers.AdamW"
     assert result["command"] == "python bench.py optimizer=adamw workload=mlp steps=30 seed=3"
@@ -142,6 +95,17 @@ def test_one_run_has_the_whole_schema(bench: Bench, tmp_path: Path) -> None:
     assert set(lines[0]) >= {"seconds", "loss", "lr", "gradient", "weight_norm", "update_norm", "optimizer_seconds"}
     assert ran.stdout.split()[0] == "ok"
     assert str(folder.relative_to(tmp_path)) in ran.stdout
+
+
+def test_a_run_whose_place_is_taken_is_an_error_and_what_is_there_stays(bench: Bench, tmp_path: Path) -> None:
+    bench("optimizer=adamw", "workload=toy", "steps=3")
+    (folder,) = (tmp_path / "runs/default").glob("adamw-toy-*")
+    (folder / "result.json").write_text('{"schema": 99}')
+    for again in ((), ("rerun=true",)):
+        ran = bench("optimizer=adamw", "workload=toy", "steps=3", *again)
+        assert ran.returncode == 2
+        assert "schema is 99: a newer version made it" in ran.stdout
+        assert (folder / "result.json").read_text() == '{"schema": 99}'
 
 
 def test_the_record_names_neither_machine_nor_user(bench: Bench, tmp_path: Path) -> None:

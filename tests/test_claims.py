@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from optimeter.conf import CONF
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.documents.claims import (
     COLUMNS,
     ELSEWHERE,
@@ -34,11 +34,12 @@ from optimeter.reports.documents.evidence import (
     candidates,
     described,
     figures,
+    look_up,
     read,
 )
 from optimeter.reports.documents.expression import evaluate
 from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
-from optimeter.reports.group import at, settings
+from optimeter.reports.group import settings_of
 from optimeter.reports.page import build
 from tests.conftest import STUDY, names
 from tests.test_reports import record, write
@@ -129,11 +130,11 @@ def test_nothing_but_arithmetic_is_evaluated(text: str) -> None:
 
 def test_names_are_looked_up_and_nothing_else() -> None:
     found = {"memory": {"state": 12}, "flag": True, "text": "3"}
-    assert evaluate("memory.state / 4 + flag", lambda path: at(found, *path)) == 4
-    assert evaluate("memory.nothing * 2", lambda path: at(found, *path)) is None
-    assert evaluate("text", lambda path: at(found, *path)) is None
+    assert evaluate("memory.state / 4 + flag", lambda path: look_up(found, path)) == 4
+    assert evaluate("memory.nothing * 2", lambda path: look_up(found, path)) is None
+    assert evaluate("text", lambda path: look_up(found, path)) is None
     with pytest.raises(ValueError):
-        evaluate("memory.state.__class__()", lambda path: at(found, *path))
+        evaluate("memory.state.__class__()", lambda path: look_up(found, path))
 
 
 def query(**changes: Any) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def test_figures_of_two_groups(tmp_path: Path, kind: str, value: float) -> None:
     (figure,) = figures(kind, query(), read_records(tmp_path))
     assert figure.value == pytest.approx(value)
     assert figure.label == "a / b on mlp tiny, 100 steps, cpu"
-    assert [one.result["optimizer"] for one in figure.records] == ["a", "b"]
+    assert [one.result.optimizer for one in figure.records] == ["a", "b"]
 
 
 def test_a_figure_needs_both_sides_in_one_setting(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_quality_is_paired_over_seeds_and_one_is_too_few(tmp_path: Path) -> None
     assert figure.low == pytest.approx(0.897222 - 4.3027 * 0.020972 / 3**0.5, abs=1e-4)
     assert verdict(tmp_path / "three", claim) == HOLDS
     assert verdict(tmp_path / "three", claim | {"holds": {"at_most": 0.8}}) == FAILS
-    untuned = [one for one in read_records(tmp_path / "three") if one.result["quality"]["final_loss"] < 9]
+    untuned = [one for one in read_records(tmp_path / "three") if one.result.quality.final_loss < 9]
     assert (judge(claim, untuned).verdict, judge(claim, untuned).reason) == (OPEN, ONE_RATE)
     undecided = judge(claim | {"holds": {"at_most": 0.9}}, read_records(tmp_path / "three"))
     assert (undecided.verdict, undecided.reason) == (OPEN, "the interval reaches both sides")
@@ -232,10 +233,10 @@ def test_the_best_learning_rate_for_a_target_is_that_which_reaches_it_first(tmp_
     slow, fast = record("a", loss=0.1, arguments={"lr": 1.0}), record("a", loss=0.9, arguments={"lr": 2.0})
     slow["quality"] = slow["quality"] | {"steps_to_target": 100}
     write(tmp_path, slow, fast)
-    (setting,) = settings(read_records(tmp_path))
+    (setting,) = settings_of(read_records(tmp_path))
     groups = candidates(setting, {"optimizer": "a"})
-    assert best(groups).records[0].result["quality"]["final_loss"] == 0.1
-    assert best(groups, "quality.steps_to_target").records[0].result["quality"]["final_loss"] == 0.9
+    assert best(groups).records[0].result.quality.final_loss == 0.1
+    assert best(groups, "quality.steps_to_target").records[0].result.quality.final_loss == 0.9
 
 
 def test_beside_settings_of_three_seeds_one_of_a_single_seed_decides_nothing(tmp_path: Path) -> None:
@@ -375,7 +376,7 @@ def test_the_table_has_every_claim_and_leads_to_the_records(tmp_path: Path) -> N
     assert rows["M50"]["notes"] == "Needs: python bench.py experiment=sparse."
     place = COLUMNS.index("measured")
     cells = {str(row[0].value): row[place] for row in table.rows}
-    assert {one.result["optimizer"] for one in cells["M38"].records} == {"adam", "adam8bit"}
+    assert {one.result.optimizer for one in cells["M38"].records} == {"adam", "adam8bit"}
     page = build(tmp_path, [STUDY]).read_text()
     assert "claims: what the documents claim" in page
     assert (tmp_path / "report" / "tables" / "claims.csv").exists()
@@ -383,12 +384,12 @@ def test_the_table_has_every_claim_and_leads_to_the_records(tmp_path: Path) -> N
 
 def test_without_its_records_a_claim_is_not_measured_again(tmp_path: Path) -> None:
     records = read_records(answered(tmp_path))
-    alone = [one for one in records if one.result["optimizer"] != "adam8bit"]
+    alone = [one for one in records if one.result.optimizer != "adam8bit"]
     table = claims(alone)
     assert {row["claim"]: row["verdict"] for row in rows_of(table)}["M38"] == OPEN
     verdicts = {judge(claim, []).verdict for claim in all_claims() if "formula" not in str(claim)}
     assert verdicts == {OPEN}
-    only_name = [one for one in records if one.result["optimizer"] == "adam"]
+    only_name = [one for one in records if one.result.optimizer == "adam"]
     assert claims(only_name), "records made for the claims show all of them"
 
 
@@ -456,5 +457,5 @@ def test_lora_against_both_references(tmp_path: Path) -> None:
 
 
 def test_settings_are_described_in_words(tmp_path: Path) -> None:
-    (setting,) = settings(read_records(answered(tmp_path)))
+    (setting,) = settings_of(read_records(answered(tmp_path)))
     assert described(setting) == "layer 4096×8192, 100 steps, cpu"

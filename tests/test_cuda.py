@@ -14,11 +14,10 @@ from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices.cuda import CudaAllocator
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.memory.prediction import predict
-from optimeter.measure.methods.settings import Settings
-from optimeter.measure.methods.train import Training
 from optimeter.optimizers.core.quantize import SIGNED, UNSIGNED, dequantize, quantize
 from optimeter.optimizers.core.storage import hash32, stochastic_round
 from optimeter.workloads import MLP, Embedding, Toy
+from tests import trials
 from tests.cases import CASES, DENSE, Case, fill_gradients, parameters_for, train
 from tests.conftest import no_synchronisation
 
@@ -125,13 +124,13 @@ def test_runs_on_a_gpu_end_as_on_a_cpu(workload: Any, lr: float) -> None:
         return optimizers.SophiaG([p for _, p in named], lr=lr)
 
     lines: list[dict[str, Any]] = []
-    settings = Settings(70, device=DEVICE, hessian_every=5)
-    blocks = Training(workload, build, settings, lines.append).run()  # past 64 steps: the first read-back
-    assert blocks["status"] == ("ok" if lr < 1 else "diverged"), blocks["reason"]
+    found = trials.train(workload, build, lines.append, device=DEVICE, cls=optimizers.SophiaG, hessian_every=5)
+    assert found.status == ("ok" if lr < 1 else "diverged"), found.reason  # past 64 steps: the first read-back
     if lr < 1 and DEVICE == "cuda":
         assert [line["step"] for line in lines] == list(range(1, 71))
-        assert set(blocks["memory"]["peak_bytes"]) >= {"forward", "backward", "step", "estimator", "evaluation"}
-        assert blocks["memory"]["unexplained_bytes"] == 0
+        peaks = found.memory.peak_bytes or {}
+        assert set(peaks) >= {"forward", "backward", "step", "estimator", "evaluation"}
+        assert found.memory.unexplained_bytes == 0
 
 
 def on_device(send: Any) -> list[str]:
@@ -161,6 +160,6 @@ def test_toy_with_a_dot_product_has_no_unexplained_workspace() -> None:
     def build(named: Any) -> torch.optim.Optimizer:
         return optimizers.CustomAdamW(named)
 
-    blocks = Training(Toy(steps=5), build, Settings(5, device=DEVICE)).run()
+    found = trials.train(Toy(steps=5), build, device=DEVICE)
     if DEVICE == "cuda":
-        assert abs(blocks["memory"]["unexplained_bytes"]) < 4096, "cuBLAS's workspace is 32 MiB on Hopper"
+        assert abs(found.memory.unexplained_bytes or 0) < 4096, "cuBLAS's workspace is 32 MiB on Hopper"

@@ -13,6 +13,8 @@ from torch import nn
 from optimeter.measure import OptimizerMonitor, devices
 from optimeter.measure.devices import UnavailableDevice, UnknownDevice, base, device_for, names, resolve
 from optimeter.measure.devices.cuda import Cuda, CudaAllocator
+from optimeter.workloads import Toy
+from tests.trials import train
 
 FAKE = '''"""A device whose tensors lie on the CPU, and whose seconds are those of a clock of its own."""
 
@@ -117,6 +119,17 @@ def test_a_strangers_loop_is_watched_on_the_new_device(fake: None) -> None:
     memory = summary["memory"]
     assert (memory["peak_bytes"], memory["peak_source"]) == ({"overall": 8192}, "allocator")
     assert memory["transient_bytes"] == 512
+
+
+def test_a_run_trains_on_the_new_device(fake: None) -> None:
+    found = train(Toy(steps=12), lambda named: torch.optim.SGD([p for _, p in named], lr=0.01), device="fake")
+    assert found.status == "ok"
+    assert found.checks.parameters_moved
+    assert found.time.optimizer is not None
+    assert found.time.optimizer.median == 1.0, "ticks of its own clock"
+    assert found.time.optimizer_host is not None
+    assert (found.memory.peak_source, found.memory.peak_bytes) == ("allocator", {"overall": 8192})
+    assert found.memory.allocator_state_bytes == 0
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])

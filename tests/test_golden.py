@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.comparison import comparison
-from optimeter.reports.group import settings
+from optimeter.reports.group import settings_of
 from optimeter.reports.plugins import make_tables
 from optimeter.reports.table import Table
 from tests.conftest import PROJECT, STUDY
@@ -30,7 +30,7 @@ def tables(folder: Path) -> dict[str, tuple[str, Table]]:
     """Name of each table of a folder's report → (where the report has it, the table)."""
     records = read_records(folder)
     placed = {}
-    for number, setting in enumerate(settings(records), start=1):
+    for number, setting in enumerate(settings_of(records), start=1):
         table = comparison(setting, number)
         placed[table.name] = (SETTINGS, table)
     made = make_tables(records, [STUDY])

@@ -14,7 +14,6 @@ from optimeter.measure.devices import device_for
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
 from optimeter.measure.devices.nvml import NvmlWatch
-from optimeter.measure.jobs.child import _watched
 from optimeter.measure.jobs.environment import describe, git_state, scrub
 from optimeter.measure.monitor.observation import Observation
 
@@ -120,10 +119,11 @@ def test_other_processes_are_those_of_others(monkeypatch: pytest.MonkeyPatch, ru
     assert description["other_processes"] == others
 
 
-def test_a_run_on_a_gpu_is_watched_and_one_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
+def test_every_measure_on_a_gpu_is_watched(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok", "gpu": None}
-    assert _watched("cuda", lambda: {"status": "ok"})["gpu"]["samples"] == 2
+    with Cuda().watch() as watch:
+        pass
+    assert watch.summary()["samples"] == 2
 
 
 def test_the_cpu_knows_no_allocator_and_says_so() -> None:
@@ -261,4 +261,6 @@ def test_a_whole_loop_takes_cudas_way(events: None, now: dict[str, int], monkeyp
     assert summary["time"]["optimizer_host"]["n"] == steps - steps // 10
     assert summary["memory"]["allocator_state_bytes"] == 0, "plain SGD keeps nothing"
     assert summary["memory"]["peak_source"] == "allocator"
-    assert summary["memory"]["peak_bytes"] == {"forward": 100, "backward": 150, "step": 100, "overall": 150}
+    assert summary["memory"]["peak_bytes"] == {"forward": 100, "backward": 150, "step": 80, "overall": 150}, (
+        "the step less what the monitor looked at: five elements"
+    )

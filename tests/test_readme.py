@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.comparison import comparison
 from optimeter.reports.documents.claims import claims
 from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison
 from optimeter.reports.documents.layer import layer_memory
 from optimeter.reports.documents.relative import relative_memory
 from optimeter.reports.documents.sparse import sparse_vs_dense
-from optimeter.reports.group import at, settings
+from optimeter.reports.group import settings_of
+from optimeter.reports.look import configured
 from optimeter.reports.steps import optimizer_steps
 from optimeter.reports.table import Table
 from tests.conftest import PROJECT, Ran
@@ -60,12 +61,12 @@ SHOWN: dict[str, tuple[str, ...] | None] = {
 def tables() -> dict[str, str]:
     """The README's tables, from the published records."""
     records = read_records(PUBLISHED)
-    (mlp,) = (setting for setting in settings(records) if setting.label.startswith("mlp tiny"))
-    family = [record for record in records if at(record.result, "config", "workload", "shape") == [1024, 1024]]
+    (mlp,) = (setting for setting in settings_of(records) if setting.label.startswith("mlp tiny"))
+    family = [record for record in records if configured(record.result, "workload", "shape") == [1024, 1024]]
     made = [comparison(mlp, 1), optimizer_steps(records), relative_memory(family), layer_memory(records)]
     judged = read_records(DOCUMENTS)
-    seeds_and_rates = [one for one in judged if at(one.result, "config", "eval_every") == 25]  # experiment=lora
-    growing = [one for one in judged if at(one.result, "config", "workload", "dim") == 16]  # experiment=sparse
+    seeds_and_rates = [one for one in judged if configured(one.result, "eval_every") == 25]  # experiment=lora
+    growing = [one for one in judged if configured(one.result, "workload", "dim") == 16]  # experiment=sparse
     made += [claims(judged), adafactor_vs_adam(judged), lora_comparison(seeds_and_rates), sparse_vs_dense(growing)]
     return {name: columns(table, SHOWN[name]) for name, table in zip(SHOWN, made, strict=True)}
 
@@ -98,8 +99,8 @@ def test_every_published_record_is_whole_and_clean(folder: Path) -> None:
     records = read_records(folder)
     assert len(records) > 50
     for record in records:
-        assert record.result["status"] in ("ok", "diverged", "unsupported"), record.name
-        assert record.result["environment"]["git"]["dirty"] is False, record.name
+        assert record.result.status in ("ok", "diverged", "unsupported"), record.name
+        assert record.result.environment.git.dirty is False, record.name
         for file in record.folder.iterdir():
             assert not re.search(r"(?<![\w.~])/(home|root|work|tmp)/", file.read_text()), file
     assert (folder / "report" / "index.html").exists()

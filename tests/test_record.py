@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimeter.measure.records.document import PAGE, blocks_of, page
+from optimeter.measure.records.fields import from_plain, names
 from optimeter.measure.records.folder import Place
+from optimeter.measure.records.lines import Line
 from optimeter.measure.records.naming import run_id, slug
-from optimeter.measure.records.read import LARGEST_CONFIG, LARGEST_RESULT, Unreadable, read_records
+from optimeter.measure.records.read import LARGEST_CONFIG, LARGEST_RESULT, Record, Unreadable, read_records
 from optimeter.measure.records.schema import FINISHED, SCHEMA, STATUSES, Result, Status, Times
 from optimeter.measure.records.write import to_json, to_line
+from tests.conftest import PROJECT
 
 
 def made(sweep: Path, run: str = "adam-toy-1", **keys: Any) -> Place:
@@ -234,6 +239,29 @@ def test_an_unfinished_run_of_schema_1_is_read_too(tmp_path: Path) -> None:
     (record,) = read_records(tmp_path)
     assert (record.result.status, record.result.measure) == ("interrupted", "step")
     assert record.result.config["optimizer"]["_target_"] == "optimeter.optimizers.Lion"
+
+
+def test_the_page_of_the_record_is_made_from_its_definition() -> None:
+    assert PAGE.read_text() == page(), "python -m optimeter.measure.records.document"
+
+
+def blocks() -> set[Any]:
+    return {*blocks_of(Result, "result.json"), *blocks_of(Line, "steps.jsonl")}
+
+
+@pytest.mark.parametrize("block", sorted(blocks(), key=lambda block: block.__name__), ids=lambda block: block.__name__)
+def test_every_key_has_a_meaning_and_every_quantity_a_unit(block: Any) -> None:
+    for key in fields(block):
+        assert key.metadata["meaning"].endswith((".", "…")), key.name
+        if key.name.endswith(("_bytes", "_seconds", "_share")) or key.name in ("bytes", "seconds"):
+            assert key.metadata["unit"], key.name
+
+
+def test_lines_of_steps_have_the_keys_that_are_described() -> None:
+    for path in sorted((PROJECT / "results").glob("*/*-embedding-*/steps.jsonl"))[::20]:
+        for line in Record(path.parent, Result(status="ok")).steps():
+            assert line.keys() <= set(names(Line))
+            from_plain(Line, line)
 
 
 def test_what_is_not_finite_is_null_with_its_reason() -> None:

@@ -15,14 +15,14 @@ import pytest
 from optimeter.measure.records.record import Place, read_records
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
-from optimeter.reports.comparison import comparison, paired, summary
+from optimeter.reports.comparison import comparison, paired_difference, summary
 from optimeter.reports.documents.layer import layer_memory
 from optimeter.reports.documents.sparse import sparse_vs_dense
 from optimeter.reports.documents.trace import toy_trace
-from optimeter.reports.figures import dominated, visible
-from optimeter.reports.group import settings
+from optimeter.reports.group import settings_of
 from optimeter.reports.overhead import monitor_overhead
 from optimeter.reports.page import build
+from optimeter.reports.plots import dominated, visible
 from optimeter.reports.plugins import make_tables
 from optimeter.reports.table import Cell, Table, number, percent
 from tests.conftest import STUDY
@@ -30,9 +30,10 @@ from tests.conftest import STUDY
 CONFIG = {
     "name": "made", "seed": 0, "device": "auto", "dtype": "float32", "steps": 100, "schedule": "constant",
     "warmup_steps": 0, "clip_norm": None, "accumulate": 1, "eval_every": 50, "record_every": 1, "limit_seconds": None,
-    "baseline": "torch_adamw", "measure": {"kind": "train", "sample_every": "auto"},
+    "baseline": "torch_adamw", "measure": {"_target_": "optimeter.measure.methods.Train"},
 }  # fmt: skip
 OTHER = {"_target_": "optimeter.workloads.MLP", "size": "tiny", "steps": 100}
+SHAPED_BY = {"embedding": ["rows", "dim"], "layer": ["shape"], "sd_lora": ["rank"]}
 ADAM = {"optimizer_target": "optimeter.optimizers.Adam"}
 ENVIRONMENT = {"cpu": {"model": "a processor", "logical_cores": 2}, "gpu": None, "packages": {"torch": "2.13.0"}}
 
@@ -56,8 +57,9 @@ def record(
     evaluations = [{"step": s, "seconds": s * step, "loss": 2 - s / 100, "score": 0.5} for s in (0, 50, 100)]
     config = CONFIG | {"seed": seed, "optimizer": {"_target_": "x.Y", **arguments}, "workload": spec}
     result = {
-        "schema": 1, "run": "0" * 12, "name": "made", "measure": "train", "status": "ok", "reason": None,
+        "schema": 2, "run": "0" * 12, "name": "made", "measure": "train", "status": "ok", "reason": None,
         "optimizer": optimizer, "optimizer_target": "x.Y", "workload": workload, "size": "tiny", "seed": seed,
+        "shaped_by": SHAPED_BY.get(workload, []), "follows": ["sparse"] if workload == "embedding" else [],
         "device": "cpu", "dtype": "float32", "steps": 100, "command": "python bench.py", "config": config,
         "environment": ENVIRONMENT, "gpu": None, "compiled": False, "data": {},
         "parameters": {"count": 100, "trainable": 100, "bytes": 400},
@@ -81,7 +83,7 @@ def write(folder: Path, *results: dict[str, Any]) -> Path:
 
 
 def table_of(folder: Path) -> list[dict[str, str]]:
-    (setting,) = settings(read_records(folder))
+    (setting,) = settings_of(read_records(folder))
     table = comparison(setting, 1)
     return [dict(zip(table.columns, (cell.shown for cell in row), strict=True)) for row in table.rows]
 
@@ -117,8 +119,8 @@ def test_canary_the_baseline_entered_twice_is_not_told_apart(tmp_path: Path) -> 
 
 def test_one_seed_has_no_interval_and_only_common_seeds_are_paired(tmp_path: Path) -> None:
     write(tmp_path, record("torch_adamw", 0, 1.0), record("adamw", 0, 0.5), record("adamw", 1, 9.0))
-    (setting,) = settings(read_records(tmp_path))
-    difference, used = paired(setting.groups[0], setting.groups[1])
+    (setting,) = settings_of(read_records(tmp_path))
+    difference, used = paired_difference(setting.groups[0], setting.groups[1])
     assert difference is not None
     assert (difference.shown(), difference.verdict(), len(used)) == ("-0.5", "", 2)
 
@@ -146,7 +148,7 @@ def test_what_differs_is_never_mixed(tmp_path: Path) -> None:
         "adamw", spec={"_target_": "optimeter.workloads.MLP", "size": "tiny", "batch": 64, "steps": 100}
     )
     write(tmp_path, record("adamw"), other_data, other_torch, other_batch)
-    found = settings(read_records(tmp_path))
+    found = settings_of(read_records(tmp_path))
     assert len(found) == 4
     assert len({setting.label for setting in found}) == 4
     assert any("batch=64" in setting.label for setting in found)
@@ -193,7 +195,7 @@ def test_canary_what_failed_a_check_is_shown_and_never_the_best(
 ) -> None:
     cheat = record("cheat", loss=0.01, step=1e-4, state=0, checks=checks)
     write(tmp_path, cheat, record("torch_adamw", loss=0.5), record("adamw", loss=0.6, step=0.02))
-    (setting,) = settings(read_records(tmp_path))
+    (setting,) = settings_of(read_records(tmp_path))
     assert not setting.groups[1].sound
     assert table_of(tmp_path)[1]["status"].startswith("ok; INVALID: ")
     assert words in table_of(tmp_path)[1]["status"]
@@ -205,7 +207,7 @@ def test_canary_what_failed_a_check_is_shown_and_never_the_best(
 
 def test_an_invalid_baseline_is_no_baseline(tmp_path: Path) -> None:
     write(tmp_path, record("torch_adamw", checks={"parameters_moved": False}), record("adamw"))
-    (setting,) = settings(read_records(tmp_path))
+    (setting,) = settings_of(read_records(tmp_path))
     assert setting.baseline is None
     assert any("baseline torch_adamw is not here" in note for note in comparison(setting, 1).notes)
 
@@ -214,7 +216,7 @@ def test_the_summary_leaves_out_survivors_and_names_ties(tmp_path: Path) -> None
     lucky = [record("lucky", 0, 0.1), record("lucky", 1, None, status="diverged")]
     steady = [record(name, seed, 1 + seed / 10, step=0.010 + 1e-4 * (name == "b")) for name in "ab" for seed in (0, 1)]
     write(tmp_path, *lucky, *steady)
-    (setting,) = settings(read_records(tmp_path))
+    (setting,) = settings_of(read_records(tmp_path))
     said = summary(setting)
     assert "lucky" not in said
     assert "Left out: 1" in said
@@ -248,9 +250,11 @@ def test_an_odd_record_is_a_row_or_a_line_and_stops_nothing(
 
 def test_a_run_under_way_is_shown_as_what_it_is(tmp_path: Path) -> None:
     config = CONFIG | {"seed": 7, "optimizer": {"_target_": "x.Y"}, "workload": {"_target_": "optimeter.workloads.MLP"}}
-    Place(tmp_path, "x-y-1").begin(json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp"}}))
+    Place(tmp_path, "x-y-1").begin(
+        json.dumps(config | {"choices": {"optimizer": "adamw", "workload": "mlp", "measure": "train"}})
+    )
     (made,) = read_records(tmp_path)
-    assert {key: made.result[key] for key in ("status", "optimizer", "workload", "seed", "measure")} == {
+    assert {key: getattr(made.result, key) for key in ("status", "optimizer", "workload", "seed", "measure")} == {
         "status": "interrupted", "optimizer": "adamw", "workload": "mlp", "seed": 7, "measure": "train",
     }  # fmt: skip
     assert ">None<" not in build(tmp_path).read_text()
@@ -383,7 +387,7 @@ def test_the_page_asks_nothing_of_any_network(tmp_path: Path) -> None:
 
 def test_every_number_of_a_comparison_leads_to_its_records(tmp_path: Path) -> None:
     write(tmp_path, *[record(name, seed, seed + 1.0) for name in ("torch_adamw", "adamw") for seed in range(2)])
-    (setting,) = settings(read_records(tmp_path))
+    (setting,) = settings_of(read_records(tmp_path))
     for row in comparison(setting, 1).rows:
         for cell in row:
             assert cell.records or not isinstance(cell.value, (int, float))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.documents.decay import floor_step, share, weight_decay_curve
 from optimeter.reports.documents.relative import relative_memory
 from optimeter.reports.page import build
@@ -32,7 +32,7 @@ def step_record(optimizer: str, shapes: str | None = "8x4", **changes: Any) -> d
         "notes": {"clock": "not shown", "curvature": f"{optimizer} does more now and then"},
     }  # fmt: skip
     made = record(optimizer, measure="step", workload="shapes" if shapes else "mlp", quality=None)
-    made["config"] = made["config"] | {"measure": {"kind": "step", "shapes": shapes}}
+    made["config"] = made["config"] | {"measure": {"_target_": "optimeter.measure.methods.Step", "shapes": shapes}}
     return made | {"step": found, "time": {"step": None, "wall": 12.0}} | changes
 
 

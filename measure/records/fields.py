@@ -47,22 +47,22 @@ class Block:
     __slots__ = ()
 
     def __getitem__(self, name: str) -> Any:
-        if name not in names(type(self)):
+        if name not in names(self):
             raise KeyError(name)
         value = getattr(self, name)
         return None if is_dataclass(value) and is_empty(value) else value
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in names(type(self)) else default
+        return self[name] if name in names(self) else default
 
     def keys(self) -> Any:
-        return names(type(self))
+        return names(self)
 
     def __contains__(self, name: str) -> bool:
-        return name in names(type(self))
+        return name in names(self)
 
     def __iter__(self) -> Any:
-        return iter(names(type(self)))
+        return iter(names(self))
 
     def items(self) -> Any:
         return to_plain(self).items()
@@ -76,7 +76,7 @@ class Block:
 
 def to_plain(block: Any) -> JSON:
     """A dataclass as plain JSON, with every key; a block inside it that is empty is None."""
-    return {name: _plain(getattr(block, name)) for name in names(type(block))}
+    return {name: _plain(getattr(block, name)) for name in names(block.__class__)}
 
 
 def _plain(value: Any) -> JSON:
@@ -91,7 +91,7 @@ def _plain(value: Any) -> JSON:
 
 def is_empty(block: Any) -> bool:
     """Whether nothing has been written into a block: every field is what it is by itself."""
-    default = _empty(type(block))
+    default = _empty(block.__class__)
     return default is not None and block == default
 
 
@@ -105,10 +105,9 @@ def required_keys(cls: Any) -> tuple[str, ...]:
     return tuple(one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING)
 
 
-@cache
-def names(cls: type) -> tuple[str, ...]:
-    """The keys of a block, in the order in which they are written."""
-    return tuple(one.name for one in fields(cls))
+def names(block: Any) -> tuple[str, ...]:
+    """The keys of a block (or of its class), in the order in which they are written."""
+    return tuple(block.__dataclass_fields__)
 
 
 @cache
@@ -122,7 +121,8 @@ def from_plain(cls: type[T], value: JSON) -> T:
 
     Raises Malformed, with the path, for the first key that is missing or not of its type.
     """
-    return reader_of(cls)(value)
+    kind: Any = cls
+    return reader_of(kind)(value)
 
 
 @cache

@@ -195,8 +195,8 @@ def _parsed_yaml(text: str) -> JSON:
         for event in yaml.parse(text, Loader=loader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise Malformed("has YAML anchors or aliases, which are not read")
-            if getattr(event, "tag", None):
-                raise Malformed(f"has the YAML tag {event.tag!r}, which is not read")
+            if tag := getattr(event, "tag", None):
+                raise Malformed(f"has the YAML tag {tag!r}, which is not read")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST_YAML:

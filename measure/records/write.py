@@ -59,7 +59,7 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def in_short(error: Exception) -> str:
+def in_short(error: BaseException) -> str:
     """What went wrong, in a line."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

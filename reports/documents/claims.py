@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from optimeter.measure.records.record import Record
+from optimeter.measure.records.read import Record
 from optimeter.reports.documents.evidence import BOTH, ONE_SEED, OUTDONE, UNREACHED, Figure, figures
 from optimeter.reports.documents.expression import evaluate
 from optimeter.reports.table import DASH, Cell, Table, number, percent
@@ -69,7 +69,7 @@ def claims(records: Sequence[Record]) -> Table | None:
 
 
 def _for_claims(record: Record) -> bool:
-    return str(record.result.get("name") or (record.result.get("config") or {}).get("name")).startswith(NAME)
+    return str(record.result.name or record.result.config.get("name")).startswith(NAME)
 
 
 def judge(claim: dict[str, Any], records: Sequence[Record]) -> Judged:

@@ -6,10 +6,13 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from optimeter.measure.records.record import Record
+from optimeter.measure.records.fields import names
+from optimeter.measure.records.read import Record
+from optimeter.measure.records.schema import Result
 from optimeter.reports.comparison import interval
 from optimeter.reports.documents.expression import evaluate
-from optimeter.reports.group import Group, Setting, at, doubts, settings
+from optimeter.reports.group import Group, Setting, settings_of
+from optimeter.reports.look import configured, doubts, on_cpu
 
 Query = dict[str, Any]
 ONE_SEED = "one seed"
@@ -39,7 +42,7 @@ def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
     make = PAIRED if "to" in query else ALONE
     asked = [record for record in records if matches(record, where)]
     found = []
-    for setting in settings(asked, measure=where["measure"]):
+    for setting in settings_of(asked, measure=where["measure"]):
         sides = [candidates(setting, query.get(side, {})) for side in ("of", "to") if side in query or side == "of"]
         chosen = [best(side, query.get("field")) for side in sides if side]
         if len(chosen) == len(sides) and (figure := make[kind](query, *chosen)):
@@ -52,26 +55,29 @@ def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
 
 def rates(groups: Sequence[Group]) -> set[Any]:
     """The learning rates among them."""
-    return {at(group.records[0].result, "config", "optimizer", "lr") for group in groups}
+    return {configured(group.records[0].result, "optimizer", "lr") for group in groups}
 
 
 def _labelled(figure: Figure, setting: Setting, groups: Sequence[Group]) -> Figure:
-    names, seeds = " / ".join(group.label for group in groups), min(len(group.records) for group in groups)
+    optimizers, seeds = " / ".join(group.label for group in groups), min(len(group.records) for group in groups)
     many = f", {seeds} seeds" if seeds > 1 else ""
-    return replace(figure, label=f"{names} on {described(setting)}{many}")
+    return replace(figure, label=f"{optimizers} on {described(setting)}{many}")
 
 
 def described(setting: Setting) -> str:
     """The workload with what shapes its model, the steps, the device: `layer 1024×1024, 8 steps, cpu`."""
-    own = setting.conditions
-    parts = [own["workload_name"], own.get("workload.size")]
-    parts += ["×".join(map(str, shape))] if isinstance(shape := own.get("workload.shape"), list) else []
-    parts += [f"{name} {size}" for name in ("rows", "dim", "rank") if (size := own.get(f"workload.{name}")) is not None]
-    device = own["machine"] if own["device"] == "cuda" else own["device"]
-    measure = at(setting.records[0].result, "measure")
-    how = f"{own.get('steps', 0):,} steps" if measure == "train" else measure
-    dtype = None if own.get("dtype") == "float32" else own.get("dtype")
-    return ", ".join(filter(None, (" ".join(filter(None, parts)), how, dtype, device)))
+    conditions, run = setting.conditions, setting.records[0].result
+    workload = [conditions["workload_name"], conditions.get("workload.size")]
+    for name in run.shaped_by:
+        value = conditions.get(f"workload.{name}")
+        if isinstance(value, list):
+            workload.append("×".join(map(str, value)))
+        elif value is not None:
+            workload.append(f"{name} {value}")
+    how = f"{conditions.get('steps', 0):,} steps" if run.measure == "train" else run.measure
+    dtype = None if conditions.get("dtype") == "float32" else conditions.get("dtype")
+    device = conditions["device"] if on_cpu(run) else conditions["machine"]
+    return ", ".join(filter(None, (" ".join(filter(None, workload)), how, dtype, device)))
 
 
 def candidates(setting: Setting, wanted: Query) -> list[Group]:
@@ -80,8 +86,8 @@ def candidates(setting: Setting, wanted: Query) -> list[Group]:
     for group in setting.groups:
         sound = [record for record in group.ok if not doubts(record)]
         if sound and matches(sound[0], wanted):
-            sound.sort(key=lambda record: len(at(record.result, "quality", "evaluations") or ()))
-            by_seed = {record.result["seed"]: record for record in sound}
+            sound.sort(key=lambda record: len(record.result.quality.evaluations))
+            by_seed = {record.result.seed: record for record in sound}
             found.append(Group(group.label, group.key, tuple(by_seed[seed] for seed in sorted(by_seed))))
     return found
 
@@ -93,9 +99,9 @@ def best(groups: Sequence[Group], field: str | None = None) -> Group:
     """
 
     def rank(group: Group) -> tuple[float, ...]:
-        steps = [at(record.result, "quality", "steps_to_target") for record in group.records]
-        reached = [one for one in steps if one is not None]
-        loss = group.median("quality", "final_loss")
+        steps = [record.result.quality.steps_to_target for record in group.records]
+        reached = [step for step in steps if step is not None]
+        loss = group.median(lambda run: run.quality.final_loss)
         own: tuple[float, ...] = (float("inf") if loss is None else loss,)
         if field == TARGET:
             own = (-len(reached), sum(reached) / len(reached) if reached else 0.0, *own)
@@ -110,7 +116,7 @@ def matches(record: Record, wanted: Query) -> bool:
 
 
 def _found(record: Record, name: str) -> Any:
-    return at(record.result, "config", *name.split(".")) if name not in record.result else record.result[name]
+    return getattr(record.result, name) if name in names(Result) else configured(record.result, *name.split("."))
 
 
 def _fits(found: Any, wanted: Any) -> bool:
@@ -123,22 +129,28 @@ def read(record: Record, expression: str) -> float | None:
     """The value of an expression over a record; `first` and `last` are its first and last sampled lines."""
     if expression == UNSTEADINESS:
         return unsteadiness(record)
-    if "first." in expression or "last." in expression:
-        sampled = [line for line in record.steps() if "update_norm" in line] or [{}]
-        whole = record.result | {"first": sampled[0], "last": sampled[-1]}
-    else:
-        whole = record.result
-    return worked_out(expression, whole)
+    if "first." not in expression and "last." not in expression:
+        return worked_out(expression, record.result)
+    sampled = [line for line in record.steps() if "update_norm" in line] or [{}]
+    lines = {"first": sampled[0], "last": sampled[-1]}
+    return evaluate(expression, lambda path: look_up(lines if path[0] in lines else record.result, path))
 
 
-def worked_out(expression: str, names: dict[str, Any]) -> float | None:
+def worked_out(expression: str, names: object) -> float | None:
     """The value of an expression over nested names."""
-    return evaluate(expression, lambda path: at(names, *path))
+    return evaluate(expression, lambda path: look_up(names, path))
+
+
+def look_up(block: Any, path: Sequence[str]) -> Any:
+    """What stands at a path of keys in a record or a line of its steps, or None."""
+    for key in path:
+        block = block.get(key) if isinstance(block, dict) else getattr(block, key, None)
+    return block
 
 
 def unsteadiness(record: Record) -> float | None:
     """Median change of the training loss between two recorded steps, over their median loss; second half of the run."""
-    every = at(record.result, "config", "record_every") or 1  # sampled steps lie between, of some optimizers more
+    every = record.result.config.get("record_every") or 1  # sampled steps lie between, of some optimizers more
     lines = (line for line in record.steps() if line["step"] % every == 0)
     losses = [line["loss"] for line in lines if line.get("loss") is not None]
     half = losses[len(losses) // 2 :]
@@ -172,10 +184,13 @@ def fall(query: Query, group: Group) -> Figure | None:
     """The share of the held-out loss's fall that the first `by` steps brought."""
     shares, used = [], []
     for record in group.ok:
-        points = [(at(one, "step"), at(one, "loss")) for one in at(record.result, "quality", "evaluations") or ()]
-        losses = {step: loss for step, loss in points if loss is not None}
-        if query["by"] in losses and (whole := losses[min(losses)] - losses[max(losses)]) > 0:
-            shares.append((losses[min(losses)] - losses[query["by"]]) / whole)
+        evaluations = record.result.quality.evaluations
+        losses = {point.step: point.loss for point in evaluations if point.loss is not None}
+        if query["by"] not in losses:
+            continue
+        start, end = losses[min(losses)], losses[max(losses)]
+        if start > end:
+            shares.append((start - losses[query["by"]]) / (start - end))
             used.append(record)
     return _spread(shares, tuple(used), query.get("seeds", False))
 
@@ -192,12 +207,12 @@ def rows(query: Query, group: Group) -> Figure | None:
     return Figure(float(sum(right)), records=(record,)) if len(right) == len(query["printed"]) else None
 
 
-def paired(combine: Callable[[float, float], float]) -> Callable[[Query, Group, Group], Figure | None]:
+def seed_by_seed(combine: Callable[[float, float], float]) -> Callable[[Query, Group, Group], Figure | None]:
     """A figure of two groups, seed by seed."""
 
     def figure(query: Query, group: Group, other: Group) -> Figure | None:
-        base = {record.result["seed"]: record for record in other.ok}
-        pairs = [(record, base[seed]) for record in group.ok if (seed := record.result["seed"]) in base]
+        base = {record.result.seed: record for record in other.ok}
+        pairs = [(record, base[record.result.seed]) for record in group.ok if record.result.seed in base]
         values, used, bounds = [], [], set()
         for pair in pairs:
             ours, theirs = (read(record, query["field"]) for record in pair)
@@ -240,9 +255,9 @@ def _reached(record: Record) -> tuple[float, float]:
     """The first and the last step at which the target can have been reached; the whole run twice where it was not."""
     step = read(record, TARGET)
     if step is None:
-        return (float(record.result["steps"]),) * 2
-    evaluated = (one["step"] for one in at(record.result, "quality", "evaluations") or ())
-    return max((before + 1.0 for before in evaluated if before < step), default=step), float(step)
+        return (float(record.result.steps),) * 2
+    earlier = [point.step for point in record.result.quality.evaluations if point.step < step]
+    return max((before + 1.0 for before in earlier), default=step), float(step)
 
 
 def _apart(
@@ -264,7 +279,7 @@ def _apart(
 
 ALONE: dict[str, Callable[[Query, Group], Figure | None]] = {"value": value, "fall": fall, "rows": rows}
 PAIRED: dict[str, Callable[[Query, Group, Group], Figure | None]] = {
-    "ratio": paired(lambda a, b: a / b),
-    "saving": paired(lambda a, b: 1 - a / b),
-    "difference": paired(lambda a, b: a - b),
+    "ratio": seed_by_seed(lambda a, b: a / b),
+    "saving": seed_by_seed(lambda a, b: 1 - a / b),
+    "difference": seed_by_seed(lambda a, b: a - b),
 }

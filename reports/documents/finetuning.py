@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from optimeter.measure.records.record import Record
-from optimeter.reports.comparison import MB
+from optimeter.measure.records.read import Record
+from optimeter.reports.comparison import step_seconds
 from optimeter.reports.documents.evidence import (
     BOTH,
     OUTDONE,
@@ -12,10 +12,11 @@ from optimeter.reports.documents.evidence import (
     Figure,
     best,
     candidates,
-    paired,
+    seed_by_seed,
 )
-from optimeter.reports.group import Group, Setting, at, class_of, settings
-from optimeter.reports.table import DASH, Cell, Table, number, percent
+from optimeter.reports.group import Group, Setting, settings_of
+from optimeter.reports.look import MB, MS, class_of, configured, middle, peak
+from optimeter.reports.table import DASH, Cell, Table, number, percent, scaled, texts
 
 ADAMS, ADAFACTORS = ("Adam", "AdamW"), ("Adafactor",)
 # What document 002 prints for a T5 of no named size, and document 004 for Stable Diffusion 1.5.
@@ -45,7 +46,7 @@ PEAKS = (
 def adafactor_vs_adam(records: Sequence[Record]) -> Table | None:
     """Time a step, memory, steps and final loss of both on T5."""
     rows = []
-    for setting in settings(records):
+    for setting in settings_of(records):
         groups = [group for group in setting.groups if class_of(group.records[0]) in (*ADAMS, *ADAFACTORS)]
         classes = {class_of(group.records[0]) for group in groups}
         if setting.conditions["workload_name"] == "t5" and classes & {*ADAMS} and classes & {*ADAFACTORS}:
@@ -61,11 +62,11 @@ def adafactor_vs_adam(records: Sequence[Record]) -> Table | None:
 
 
 def _t5_row(group: Group, setting: Setting) -> list[Cell]:
-    steps, optimizer = group.median("quality", "steps_to_target"), group.median("time", "optimizer", "median")
+    steps = group.median(lambda run: run.quality.steps_to_target)
     return [
         *_names(group, setting),
         _time(group),
-        _cell(group, optimizer, 1e3),
+        _cell(group, group.median(lambda run: middle(run.time.optimizer)), MS),
         Cell(setting.conditions.get("steps")),
         Cell(steps, DASH if steps is None else f"{steps:,.0f}", tuple(group.ok)),
         _loss(group),
@@ -118,15 +119,15 @@ def lora_summary(records: Sequence[Record]) -> Table | None:
 
 
 def _summary_row(group: Group, reference: Group, against: str, setting: Setting) -> list[Cell]:
-    peak = "memory.peak_bytes.overall" if _peak(group)[1] != PROCESS else "memory.process_peak_bytes"
-    mean_only = [_change(group, reference, field) for field in ("memory.state_bytes", peak, "time.step.median")]
-    quality = ({"field": "quality.steps_to_target", "unreached": "steps"}, {"field": "quality.final_loss"})
+    counted = _peak(group)[1] != PROCESS
+    peaks = "memory.peak_bytes.overall" if counted else "memory.process_peak_bytes"
     own = class_of(group.records[0]) == "CustomAdamW"
     return [
-        *(Cell(text, text, group.records) for text in (group.label, setting.label)),
+        *texts(group.label, setting.label, records=group.records),
         Cell(f"{against}: {reference.label}", "", reference.records),
-        *mean_only,
-        *(_change(group, reference, seeds=True, **query) for query in quality),
+        *(_change(group, reference, field) for field in ("memory.state_bytes", peaks, "time.step.median")),
+        _change(group, reference, "quality.steps_to_target", seeds=True, unreached="steps"),
+        _change(group, reference, "quality.final_loss", seeds=True),
         _change(group, reference, UNSTEADINESS, seeds=True),
         Cell(PRINTED_SUMMARY[against] if own else None),
     ]
@@ -134,7 +135,7 @@ def _summary_row(group: Group, reference: Group, against: str, setting: Setting)
 
 def _change(group: Group, reference: Group, field: str, **query: object) -> Cell:
     """Ours / theirs − 1 as a cell."""
-    figure: Figure | None = paired(lambda a, b: a / b - 1)({"field": field, **query}, group, reference)
+    figure: Figure | None = seed_by_seed(lambda a, b: a / b - 1)({"field": field, **query}, group, reference)
     if figure is None or figure.value is None:
         return Cell(None)
     text = f"{100 * figure.value:+,.1f} %"
@@ -145,54 +146,58 @@ def _change(group: Group, reference: Group, field: str, **query: object) -> Cell
 
 
 def _loras(records: Sequence[Record]) -> list[Setting]:
-    return [setting for setting in settings(records) if setting.conditions["workload_name"] == "sd_lora"]
+    return [setting for setting in settings_of(records) if setting.conditions["workload_name"] == "sd_lora"]
 
 
 def _names(group: Group, setting: Setting) -> list[Cell]:
-    lr, status = at(group.records[0].result, "config", "optimizer", "lr"), group.status()
-    texts = (group.label, setting.label)
-    return [*(Cell(text, text, group.records) for text in texts), Cell(lr), Cell(status, status, group.records)]
+    rate = configured(group.records[0].result, "optimizer", "lr")
+    names = texts(group.label, setting.label, records=group.records)
+    return [*names, Cell(rate), *texts(group.status(), records=group.records)]
 
 
 def _printed(printed: dict[str, str], group: Group) -> Cell:
     return Cell(printed.get(class_of(group.records[0])))
 
 
-def _cell(group: Group, value: float | None, scale: float = 1.0) -> Cell:
-    scaled = None if value is None else value * scale
-    return Cell(scaled, number(scaled), tuple(group.ok) if value is not None else ())
+def _cell(group: Group, value: float | None, factor: float = 1.0) -> Cell:
+    return scaled(value, factor, records=tuple(group.ok))
 
 
 def _time(group: Group) -> Cell:
     """Milliseconds a step, with the spread of the steps inside a run."""
-    known = [group.median("time", "step", name) for name in ("median", "p10", "p90")]
-    if None in known:
+    median = group.median(step_seconds)
+    p10 = group.median(lambda run: run.time.step.p10 if run.time.step else None)
+    p90 = group.median(lambda run: run.time.step.p90 if run.time.step else None)
+    if median is None or p10 is None or p90 is None:
         return Cell(None)
-    middle, low, high = (1e3 * (value or 0.0) for value in known)
-    return Cell(middle, f"{number(middle, 3)} [{number(low, 3)}, {number(high, 3)}]", tuple(group.ok))
+    text = f"{number(MS * median, 3)} [{number(MS * p10, 3)}, {number(MS * p90, 3)}]"
+    return Cell(MS * median, text, tuple(group.ok))
 
 
 def _loss(group: Group) -> Cell:
-    cell = _cell(group, group.median("quality", "final_loss"))
+    cell = _cell(group, group.median(lambda run: run.quality.final_loss))
     seeds = f" (median of {len(group.ok)})" if len(group.ok) > 1 else ""
     return Cell(cell.value, f"{cell.text}{seeds}", cell.records)
 
 
 def _training(group: Group) -> Cell:
-    ends = [points[-1] for record in group.ok if (points := at(record.result, "quality", "evaluations"))]
-    seconds = sorted(value for end in ends if (value := at(end, "seconds")) is not None)
+    """Seconds of all steps, the middle one of the seeds."""
+    ends = [record.result.quality.evaluations[-1:] for record in group.ok]
+    seconds = sorted(last.seconds for end in ends for last in end if last.seconds is not None)
     return _cell(group, seconds[len(seconds) // 2] if seconds else None)
 
 
 def _costs(group: Group) -> list[Cell]:
     """State, peak with its phase, and the most that another optimizer could save."""
-    peak, phase = _peak(group)
-    state, transient = group.median("memory", "state_bytes"), group.median("memory", "transient_bytes")
+    highest, phase = _peak(group)
+    state = group.median(lambda run: run.memory.state_bytes)
+    transient = group.median(lambda run: run.memory.transient_bytes)
     most = state + transient if state is not None and transient is not None else None
+    share = group.median(lambda run: run.memory.state_8bit_share)
     return [
         _cell(group, state, 1 / MB),
-        Cell(share := group.median("memory", "state_8bit_share"), percent(share), tuple(group.ok)),
-        _cell(group, peak, 1 / MB),
+        Cell(share, percent(share), tuple(group.ok)),
+        _cell(group, highest, 1 / MB),
         Cell(phase, phase or DASH),
         _cell(group, most, 1 / MB),
     ]
@@ -200,9 +205,14 @@ def _costs(group: Group) -> list[Cell]:
 
 def _peak(group: Group) -> tuple[float | None, str | None]:
     """Bytes at the peak, and the phase that sets it."""
-    overall = group.median("memory", "peak_bytes", "overall")
+    overall = group.median(peak)
     if overall is None:
-        process = group.median("memory", "process_peak_bytes")
+        process = group.median(lambda run: run.memory.process_peak_bytes)
         return process, PROCESS if process is not None else None
-    phases = {phase: value for phase in PHASES if (value := group.median("memory", "peak_bytes", phase)) is not None}
-    return overall, max(phases, key=lambda phase: phases[phase]) if phases else None
+    phases = {phase: _peak_of(group, phase) for phase in PHASES}
+    counted = {phase: value for phase, value in phases.items() if value is not None}
+    return overall, max(counted, key=lambda phase: counted[phase]) if counted else None
+
+
+def _peak_of(group: Group, phase: str) -> float | None:
+    return group.median(lambda run: peak(run, phase))

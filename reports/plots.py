@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from optimeter.measure.records.trends import draw_trends
-from optimeter.reports.group import Group, Setting, at
+from optimeter.reports.comparison import step_seconds
+from optimeter.reports.group import Group, Setting
 
 DPI = 110
 MOST_CURVES = 40
@@ -53,18 +54,18 @@ def dominated(point: Sequence[float], others: Sequence[Sequence[float]]) -> bool
 
 def pareto(setting: Setting, path: Path) -> bool:
     """State bytes a parameter against step time, final loss as colour; ringed: nothing is better in all three."""
-    found: list[tuple[Group, tuple[float, float, float]]] = []
+    placed: list[tuple[Group, tuple[float, float, float]]] = []
     for group in setting.groups:
-        time, state = group.median("time", "step", "median"), group.median("memory", "state_bytes_per_parameter")
-        loss = group.median("quality", "final_loss")
+        time, state = group.median(step_seconds), group.median(lambda run: run.memory.state_bytes_per_parameter)
+        loss = group.median(lambda run: run.quality.final_loss)
         if time is not None and state is not None and loss is not None:
-            found.append((group, (time * 1e3, state, loss)))
-    if len(found) < 2:
+            placed.append((group, (time * 1e3, state, loss)))
+    if len(placed) < 2:
         return False
-    points = [point for _, point in found]
-    sound = [point for group, point in found if group.sound]
-    front = [group.sound and not dominated(point, sound) for group, point in found]
-    columns = math.ceil(len(found) / LEGEND_ROWS)
+    points = [point for _, point in placed]
+    sound = [point for group, point in placed if group.sound]
+    front = [group.sound and not dominated(point, sound) for group, point in placed]
+    columns = math.ceil(len(placed) / LEGEND_ROWS)
     figure = _figure(9 + 2.2 * columns, 5.4)
     axis = figure.subplots()
     times, states, losses = zip(*points, strict=True)
@@ -73,7 +74,7 @@ def pareto(setting: Setting, path: Path) -> bool:
     style: dict[str, Any] = {"cmap": "viridis", "s": 70, "zorder": 3, "edgecolors": rings, "linewidths": 1.8}
     colours = axis.scatter(times, states, c=losses, norm=norm, **style)
     figure.colorbar(colours, ax=axis, label="final held-out loss", location="left", pad=0.1)
-    _number(figure, axis, [(group.label, point) for group, point in found], front, columns)
+    _number(figure, axis, [(group.label, point) for group, point in placed], front, columns)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=0.1)
     axis.set_ylim(-0.02, 2 * max(1, *states))
@@ -138,11 +139,11 @@ def curves(setting: Setting, path: Path) -> bool:
 
 def _evaluations(group: Group) -> list[tuple[float, float, float]]:
     """(step, seconds, loss) of the first finished seed, NaN where the loss is not finite."""
-    points = [
-        (at(one, "step"), at(one, "seconds"), at(one, "loss"))
-        for one in at(group.ok[0].result, "quality", "evaluations") or ()
+    return [
+        (point.step, point.seconds, math.nan if point.loss is None else point.loss)
+        for point in group.ok[0].result.quality.evaluations
+        if point.seconds is not None
     ]
-    return [(*place, math.nan if loss is None else loss) for *place, loss in points if None not in place]
 
 
 def trends(setting: Setting, path: Path) -> bool:
@@ -150,7 +151,7 @@ def trends(setting: Setting, path: Path) -> bool:
     group = setting.baseline or next((group for group in setting.groups if group.ok), None)
     if group is None or len(lines := group.ok[0].steps()) < 3:
         return False
-    draw_trends(lines, path, f"{group.label} on {setting.label}, seed {group.ok[0].result['seed']}")
+    draw_trends(lines, path, f"{group.label} on {setting.label}, seed {group.ok[0].result.seed}")
     return True
 
 
