@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from optimeter.conf import CONF
 from optimeter.measure.records.read import read_records
 from optimeter.reports.documents.claims import (
     COLUMNS,
@@ -41,7 +39,7 @@ from optimeter.reports.documents.expression import evaluate
 from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
 from optimeter.reports.group import settings_of
 from optimeter.reports.page import build
-from tests.conftest import STUDY, names
+from tests.conftest import STUDY, composed, names
 from tests.test_reports import record, write
 from tests.test_tables import rows_of, step_record
 
@@ -95,7 +93,7 @@ def test_every_query_asks_for_what_there_is(name: str, claim: dict[str, Any]) ->
             group, _, argument = key.partition(".")
             choices = {**claim.get("where", {}), **wanted}[group]
             for choice in [choices] if isinstance(choices, str) else choices:
-                assert argument in yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()), key
+                assert argument in composed(f"{group}={choice}")[group], key
 
 
 def test_experiments_that_answer_exist() -> None:

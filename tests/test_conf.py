@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,18 @@ from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
 from optimeter.measure.jobs.parts import ABOUT, about, arguments
 from optimeter.measure.jobs.sources import identity
 from optimeter.workloads.core.workload import NoTask
-from tests.conftest import composed, names
+from tests.conftest import PROJECT, composed, names
 
 OPTIMIZERS = [name for name in names("optimizer") if name != "any"]
 ALIASES = [f"hf/{name}" for name in names("optimizer/hf")]
 WORKLOADS = [name for name in names("workload") if name != "any"]
+
+
+@cache
+def rivals() -> set[str]:
+    """The distributions of the extra `peers`."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return {requirement.partition(">")[0] for requirement in extras["peers"]}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS + ALIASES)
@@ -50,7 +59,7 @@ def test_every_optimizer_composes_and_builds(name: str) -> None:
     optimizer = optimizer_builder(spec)([("weight", nn.Parameter(torch.ones(3, 2)))])
     assert isinstance(optimizer, torch.optim.Optimizer)
     top = spec["_target_"].partition(".")[0]
-    if about(spec)["peer"]:
+    if about(spec)["package"] in rivals():
         assert about(spec)["package"] == PEERS[top]
 
 
@@ -141,7 +150,7 @@ def test_a_bad_value_is_refused_with_its_fix(path: str, value: Any, words: str) 
 
 @given(st.text(max_size=70))
 def test_a_name_that_passes_is_one_folder(name: str) -> None:
-    from optimeter.measure.records.record import slug
+    from optimeter.measure.records.naming import slug
 
     try:
         check_name(name)

@@ -14,7 +14,7 @@ from optimeter.measure.methods.base import Trial
 from optimeter.measure.methods.plan import CARDS, CONTEXT_BYTES, GIB, Plan, cards, plan, skeleton
 from optimeter.measure.methods.train import Training
 from optimeter.measure.records.fields import to_plain
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.plans import memory_plan
 from optimeter.workloads import Workload
 from tests.conftest import composed

@@ -8,18 +8,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimeter.measure.records.document import PAGE, blocks_of, page
-from optimeter.measure.records.fields import from_plain, names
+from optimeter.measure.records.fields import Malformed, from_plain, names
 from optimeter.measure.records.folder import Place
 from optimeter.measure.records.lines import Line
 from optimeter.measure.records.naming import run_id, slug
 from optimeter.measure.records.read import LARGEST_CONFIG, LARGEST_RESULT, Record, Unreadable, read_records
-from optimeter.measure.records.schema import FINISHED, SCHEMA, STATUSES, Result, Status, Times
-from optimeter.measure.records.write import to_json, to_line
+from optimeter.measure.records.schema import FINISHED, SCHEMA, STATUSES, Findings, Memory, Result, Status, Times
+from optimeter.measure.records.write import check, to_json, to_line
 from tests.conftest import PROJECT
 
 
@@ -239,6 +240,22 @@ def test_an_unfinished_run_of_schema_1_is_read_too(tmp_path: Path) -> None:
     (record,) = read_records(tmp_path)
     assert (record.result.status, record.result.measure) == ("interrupted", "step")
     assert record.result.config["optimizer"]["_target_"] == "optimeter.optimizers.Lion"
+
+
+@pytest.mark.parametrize(
+    ("findings", "problem"),
+    [
+        (Findings(status="ok", extra={"a": object()}), "extra.a is <object"),
+        (Findings(status="ok", memory=Memory(state_bytes="many")), "memory.state_bytes is 'many'"),  # type: ignore[arg-type]
+        (Findings(status="fine"), "status is 'fine'"),  # type: ignore[arg-type]
+        (Findings(status="ok", time=3), "time is 3, not an object"),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_what_a_measure_finds_is_checked(findings: Findings, problem: str) -> None:
+    check(Findings(status="ok", extra={"a": [np.float64(1.5), math.nan]}))
+    with pytest.raises(Malformed, match=problem):
+        check(findings)
 
 
 def test_the_page_of_the_record_is_made_from_its_definition() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.sweep import told_apart
-from optimeter.measure.records.record import Place
+from optimeter.measure.records.folder import Place
 
 
 def job(label: str, **config: Any) -> Job:

@@ -12,7 +12,7 @@ from optimeter.measure.records.record import VOLATILE, Place, run_id, slug
 
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
 # What is said about an optimizer that decides how it is run, or whether it can be.
-TREATMENT = ("parameters", "closure", "train_mode", "gradients", "hessian_every")
+TREATMENT = ("parameters", "closure", "gradients", "hessian_every")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def job_of(config: Config, answers: Answers) -> Job:
         raise Refused(f"device={config['device']}: {machine['reason']}")
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     run = run_id(identity(stored, answers))
-    names = config["choices"]
+    names, size = config["choices"], config["workload"].get("size")
     folder = f"{slug(names['optimizer'])}-{slug(names['workload'])}-{run}"
     return Job(
         label=f"{names['optimizer']} on {names['workload']}, seed {config['seed']}",
@@ -47,7 +47,7 @@ def job_of(config: Config, answers: Answers) -> Job:
             "optimizer": names["optimizer"],
             "optimizer_target": config["optimizer"]["_target_"],
             "workload": names["workload"],
-            "size": config["workload"].get("size"),
+            "size": None if size is None else str(size),
             "seed": config["seed"],
             "device": machine["device"],
             "dtype": config["dtype"],

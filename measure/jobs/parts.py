@@ -9,16 +9,13 @@ PARTS = ("optimizer", "workload")
 ABOUT: Config = {
     "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs
     "closure": False,  # step() needs a closure
-    "train_mode": False,  # it has train() and eval(), which the loop calls
     "gradients": "dense",  # or "sparse", "both"
     "hessian_every": None,  # steps between two curvature estimates
     "package": None,  # the distribution to install
-    "peer": False,  # an optional rival, part of the extra `peers`
-    "coupled": False,  # two parameter groups are not two optimizers
-    "nan": "propagate",  # or "skip": what a NaN gradient does
     "roles": {},  # state key → role in the memory ledger
-    "reference": None,
 }
+# Keys of `about` that older records have; nothing read them.
+RETIRED = ("coupled", "nan", "peer", "reference", "train_mode")
 
 
 def parts_of(config: Config) -> list[tuple[str, Config]]:

@@ -1,5 +1,6 @@
 """What the allocator saw an optimizer's first steps leave behind: its state, counted without looking into it."""
 
+import gc
 from collections.abc import Callable
 
 from optimeter.measure.devices import Allocator
@@ -19,9 +20,16 @@ class Growth:
         self.walked: dict[str, int] = {}
         self._before: int | None = None
 
+    @property
+    def counting(self) -> bool:
+        """Whether a span is under way."""
+        return self._before is not None
+
     def begin(self) -> None:
-        """A span begins."""
-        self._before = self.allocator.held(settled=True)
+        """A span begins; garbage is gone that might be freed meanwhile."""
+        if self.allocator.reason is None:
+            gc.collect()
+            self._before = self.allocator.held(settled=True)
 
     def end(self, walk: bool = False) -> None:
         """The span ends, if one has begun; `walk` after a step, when the state is whole."""

@@ -106,8 +106,9 @@ class Listener:
         if step.sampled:
             self.allocator.begin()
         self._host_begin, self._optimizer_begin = time.perf_counter(), self.device.stamp()
-        if step.sampled:
+        if step.sampled or self.growth.counting:
             step.excluded.append((now, self._optimizer_begin))
+        if step.sampled:
             step.sampling.append((now, self._optimizer_begin))
 
     def _on_step_end(self, *_: Any) -> None:

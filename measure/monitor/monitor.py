@@ -118,13 +118,14 @@ class OptimizerMonitor:
 
     def settle(self, wait: bool = False) -> None:
         """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self.read_back.waited_seconds
         for step in self.read_back.collect(wait):
             durations = self.timings.add(step)
             if step.sampled:
                 self.schedule.learn(self.timings.sampling[-1], durations["step"] or step.host_seconds)
             self.on_line({**step.line(durations), "elapsed": self.elapsed})
-        self.settling_seconds += time.perf_counter() - begin
+        waited = self.read_back.waited_seconds - waited  # for the device, which does the loop's work meanwhile
+        self.settling_seconds += time.perf_counter() - begin - waited
 
     def ledger(self) -> Ledger:
         """What the optimizer holds now."""

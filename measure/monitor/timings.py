@@ -48,11 +48,13 @@ class Timings:
     def block(self, estimates: list[Span]) -> Times:
         """The record's block, the first steps left out; estimates: of curvature, all of them."""
         spreads = {name: spread(values[warm_up(len(values)) :]) for name, values in self.seconds.items()}
-        if self.device.host_waits:
-            spreads[HOST] = None  # the same number: the host waits for every operation
         step, optimizer = spreads["step"], spreads["optimizer"]
         return Times(
-            **spreads,
+            step=step,
+            forward=spreads["forward"],
+            backward=spreads["backward"],
+            optimizer=optimizer,
+            optimizer_host=None if self.device.host_waits else spreads[HOST],  # the host waits: the same number
             estimator=spread([self.device.seconds(*span) for span in estimates]),
             first_step=self.seconds["step"][0] if self.seconds["step"] else None,
             optimizer_share=optimizer.median / step.median if step and optimizer else None,
