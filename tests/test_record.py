@@ -204,7 +204,8 @@ OLD = {
     "schema": 1, "status": "ok", "reason": None, "measure": "step", "optimizer": "lion", "workload": "mlp",
     "optimizer_target": "optimizers.Lion", "memory": None, "quality": {"first_loss": 2},
     "config": {
-        "optimizer": {"_target_": "optimizers.Lion", "lr": 1e-4},
+        "optimizer": {"_target_": "optimizers.Lion", "lr": 1e-4, "about": {"reference": "a paper", "closure": False}},
+        "baseline": "torch_adamw",
         "workload": {"_target_": "workloads.shapes.Shapes", "shapes": [[1, [8, 8]]]},
         "measure": {"kind": "step", "shapes": "8x8", "baseline": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
         "choices": {"optimizer": "lion", "workload": "mlp"},
@@ -222,14 +223,15 @@ def test_schema_1_is_read_as_what_it_would_be_now(tmp_path: Path) -> None:
     assert result.quality.first_loss == 2
     assert result.memory.state_bytes is None
     assert result.config == {
-        "optimizer": {"_target_": "optimeter.optimizers.Lion", "lr": 1e-4},
+        "optimizer": {"_target_": "optimeter.optimizers.Lion", "lr": 1e-4, "about": {"closure": False}},
+        "baseline": "torch_adamw",
         "workload": {"_target_": "optimeter.workloads.shapes.Shapes", "shapes": [[1, [8, 8]]]},
         "measure": {
             "_target_": "optimeter.measure.methods.Step",
             "shapes": "8x8",
             "optimizers": {"baseline": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
         },
-        "choices": {"optimizer": "lion", "workload": "mlp", "measure": "step"},
+        "choices": {"optimizer": "lion", "workload": "mlp", "measure": "step", "baseline": "torch_adamw"},
     }
 
 

@@ -35,6 +35,7 @@ def job_of(config: Config, answers: Answers) -> Job:
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     run = run_id(identity(stored, answers))
     names, size = config["choices"], config["workload"].get("size")
+    workload = answers.parts[key("workload", config["workload"])].get("identity", {})
     folder = f"{slug(names['optimizer'])}-{slug(names['workload'])}-{run}"
     return Job(
         label=f"{names['optimizer']} on {names['workload']}, seed {config['seed']}",
@@ -53,7 +54,9 @@ def job_of(config: Config, answers: Answers) -> Job:
             "dtype": config["dtype"],
             "command": scrub(config["command"]),
             "config": stored,
-            "data": answers.parts[key("workload", config["workload"])].get("identity", {}).get("data", {}),
+            "data": workload.get("data", {}),
+            "shaped_by": workload.get("shaped_by", []),
+            "follows": workload.get("follows", []),
             "environment": machine["environment"],
         },
         limit_seconds=config["limit_seconds"],
