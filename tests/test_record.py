@@ -181,16 +181,22 @@ def test_what_must_not_be_read_is_a_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "Permission denied" in capsys.readouterr().err
 
 
+def contents(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What is in a folder: name, kind, size and time of the last change of each entry."""
+    entries = [(path.name, path.lstat()) for path in folder.iterdir()]
+    return [(name, status.st_mode, status.st_size, status.st_mtime_ns) for name, status in entries]
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_is_no_record_is_never_overwritten(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path, "adam-toy-1")
     place.folder.mkdir()
     FOREIGN[name][0](place.folder)
-    before = [path.lstat() for path in place.folder.iterdir()]
+    before = contents(place.folder)
     assert place.finished() is None
     with place.lock(wait=False), pytest.raises(Unreadable, match="adam-toy-1"):
         place.begin("steps: 1\n")
-    assert [path.lstat() for path in place.folder.iterdir()] == before
+    assert contents(place.folder) == before
 
 
 def test_a_line_stays_one_whatever_a_folder_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
