@@ -11,10 +11,10 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
 from optimeter.conf import CONF
 from optimeter.conf.compose import complete
+from optimeter.conf.composer import plain
 from optimeter.measure.jobs.isolate import warm_up
 from tests.running import PROJECT, Ran, in_a_process, in_this_process
 from tests.twice import loaded_twice
@@ -37,10 +37,9 @@ def composed(*overrides: str) -> dict[str, Any]:
     """The configuration that the command line would give."""
     os.environ.setdefault("OPTIMETER_SWEEP", "/nowhere")  # Hydra wants to know; nothing is written
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra_compose("bench", list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    complete(config, None)  # type: ignore[arg-type]
-    return config  # type: ignore[return-value]
+        config = plain(hydra_compose("bench", list(overrides)))
+    complete(config, None)
+    return config
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from torch import nn
 from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices import Allocator, ReadBack
 from optimeter.measure.devices.cpu import Cpu
-from optimeter.measure.methods.settings import Settings
-from optimeter.measure.methods.train import Training
-from optimeter.measure.monitor.monitor import warm_up
 from optimeter.measure.monitor.observation import Observation
 from optimeter.measure.monitor.sampling import BUDGET, CALIBRATION_STEPS, Schedule
+from optimeter.measure.monitor.timings import warm_up
+from optimeter.measure.records.fields import to_plain
 from optimeter.workloads import MLP
 from tests.conftest import no_synchronisation
+from tests.trials import train
 
 
 def model_and_data(width: int = 16) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -175,7 +175,7 @@ def test_nonfinite_gradients_are_counted() -> None:
 def test_accumulation_sums_times_and_counts_one_step() -> None:
     monitor = stranger(steps=3, accumulate=4)
     assert len(monitor.lines) == 3
-    assert len(monitor.times["forward"]) == 3
+    assert len(monitor.timings.seconds["forward"]) == 3
 
 
 def test_a_subclass_that_calls_its_parents_step_counts_once() -> None:
@@ -337,9 +337,16 @@ def test_bad_sampling_is_refused(value: Any) -> None:
 
 
 class Turned(Cpu):
-    """A device whose clock that stands still until something takes time."""
+    """A device whose clock stands still until something takes time."""
 
     now = 0.0
+
+    def __init__(self, counter: Allocator | None = None) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def allocator(self) -> Allocator:
+        return self.counter or super().allocator()
 
     def stamp(self) -> float:
         return Turned.now
@@ -381,8 +388,7 @@ class Looks(Allocator):
 def turned_run(sleep: float = 0.0, allocator: Allocator | None = None) -> dict[str, Any]:
     model = Slow(2, 1)
     optimizer = Timed(model.parameters(), sleep)
-    monitor = OptimizerMonitor(model, optimizer, sample_every=1, device=Turned())
-    monitor.allocator = allocator or monitor.allocator
+    monitor = OptimizerMonitor(model, optimizer, sample_every=1, device=Turned(allocator))
     before, after = monitor.sampler.before, monitor.sampler.after
     monitor.sampler.before = lambda one: [setattr(Turned, "now", Turned.now + 1000), before(one)][1]  # type: ignore[method-assign, assignment]
     monitor.sampler.after = lambda one: [setattr(Turned, "now", Turned.now + 1000), after(one)][1]  # type: ignore[method-assign, assignment]
@@ -448,7 +454,7 @@ def test_values_are_read_back_in_order() -> None:
 def test_the_run_loop_and_a_stranger_see_the_same() -> None:
     """Show 8: an ordinary loop with two lines added, beside the harness's own run of the same thing."""
     workload, steps = MLP(steps=60), 60
-    blocks = Training(workload, lambda named: torch.optim.AdamW([p for _, p in named]), Settings(steps)).run()
+    blocks = train(workload, lambda named: torch.optim.AdamW([p for _, p in named]))
     torch.manual_seed(0)
     model = workload.model()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -460,12 +466,12 @@ def test_the_run_loop_and_a_stranger_see_the_same() -> None:
             optimizer.step()
             monitor.record(loss)
     summary = monitor.summary()
-    assert summary["parameters"] == blocks["parameters"]
+    assert summary["parameters"] == to_plain(blocks.parameters)
     for key in ("state_bytes", "by_role", "by_dtype", "state_8bit_share", "gradient_bytes"):
-        assert summary["memory"][key] == blocks["memory"][key]
-    assert set(summary["time"]) == set(blocks["time"])
+        assert summary["memory"][key] == getattr(blocks.memory, key)
+    assert set(summary["time"]) == set(to_plain(blocks.time))
     last = [line["loss"] for line in monitor.lines[-6:]]
-    assert sum(last) / 6 == pytest.approx(blocks["quality"]["train_loss"], rel=1e-6)
+    assert sum(last) / 6 == pytest.approx(blocks.quality.train_loss, rel=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
