@@ -121,7 +121,7 @@ BAD = [
     ("steps", 0, "steps must be a whole number of at least 1, not 0"),
     ("steps", True, "whole number"),
     ("seed", -1, "seed must be"),
-    ("device", "tpu", "device must be one of auto, cpu, cuda, not 'tpu'"),
+    ("device", "", "device must be a name, not ''"),
     ("dtype", "int8", "dtype must be one of"),
     ("schedule", "step", "constant, linear, cosine"),
     ("warmup_steps", 5000, "warmup_steps=5000 is more than steps=1000"),

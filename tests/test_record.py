@@ -4,7 +4,7 @@ import json
 import math
 import multiprocessing
 import os
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimeter.measure.jobs.environment import describe
 from optimeter.measure.records.document import PAGE, blocks_of, page
-from optimeter.measure.records.fields import Malformed, from_plain, names
+from optimeter.measure.records.environment import Environment
+from optimeter.measure.records.fields import Malformed, from_plain, names, types_of
 from optimeter.measure.records.folder import Place
 from optimeter.measure.records.lines import Line
 from optimeter.measure.records.naming import run_id, slug
@@ -181,16 +183,22 @@ def test_what_must_not_be_read_is_a_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "Permission denied" in capsys.readouterr().err
 
 
+def contents(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What is in a folder: name, kind, size and time of the last change of each entry."""
+    entries = [(path.name, path.lstat()) for path in folder.iterdir()]
+    return [(name, status.st_mode, status.st_size, status.st_mtime_ns) for name, status in entries]
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_is_no_record_is_never_overwritten(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path, "adam-toy-1")
     place.folder.mkdir()
     FOREIGN[name][0](place.folder)
-    before = [path.lstat() for path in place.folder.iterdir()]
+    before = contents(place.folder)
     assert place.finished() is None
     with place.lock(wait=False), pytest.raises(Unreadable, match="adam-toy-1"):
         place.begin("steps: 1\n")
-    assert [path.lstat() for path in place.folder.iterdir()] == before
+    assert contents(place.folder) == before
 
 
 def test_a_line_stays_one_whatever_a_folder_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,6 +282,25 @@ def test_every_key_has_a_meaning_and_every_quantity_a_unit(block: Any) -> None:
         assert key.metadata["meaning"].endswith((".", "…")), key.name
         if key.name.endswith(("_bytes", "_seconds", "_share")) or key.name in ("bytes", "seconds"):
             assert key.metadata["unit"], key.name
+
+
+def lost(kind: type, plain: dict[str, Any]) -> set[str]:
+    """Keys of a dict, and of the dicts in it, that the record's definition does not have."""
+    missing = plain.keys() - set(names(kind))
+    for name in set(names(kind)) & plain.keys():
+        inner = types_of(kind)[name]
+        if isinstance(inner, type) and is_dataclass(inner):
+            missing |= {f"{name}.{key}" for key in lost(inner, plain[name] or {})}
+    return missing
+
+
+def test_nothing_that_is_said_of_a_machine_is_lost() -> None:
+    assert not lost(Environment, describe(None))
+
+
+def test_nothing_of_a_published_record_is_lost() -> None:
+    for path in (PROJECT / "results").glob("*/*/result.json"):
+        assert not lost(Result, json.loads(path.read_text())), path
 
 
 def test_lines_of_steps_have_the_keys_that_are_described() -> None:

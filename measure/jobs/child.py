@@ -110,7 +110,10 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
         with trial.device.watch() as watch:
             findings = measure.run(trial)
     findings.summary = measure.line(findings)
-    provenance = {"weights": trial.workload.provenance() or None, "gpu": watch.summary(), "compiled": compiled()}
+    seen = watch.summary()
+    if seen is None:
+        findings.missing["gpu"] = str(watch.reason)
+    provenance = {"weights": trial.workload.provenance() or None, "gpu": seen, "compiled": compiled()}
     return to_plain(findings) | provenance
 
 

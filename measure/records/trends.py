@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optimeter.measure.records.fields import JSON
+
 MEGABYTE = 1e6
 
 
-def draw_trends(lines: Sequence[dict[str, Any]], path: str | Path, title: str = "") -> None:
+def draw_trends(lines: Sequence[dict[str, JSON]], path: str | Path, title: str = "") -> None:
     """Write a figure of six panels to `path` (its suffix is the format); `lines` are those of steps.jsonl."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,11 +30,11 @@ def draw_trends(lines: Sequence[dict[str, Any]], path: str | Path, title: str = 
     figure.savefig(path, dpi=110)
 
 
-def column(lines: Sequence[dict[str, Any]], *keys: str) -> list[float]:
+def column(lines: Sequence[dict[str, JSON]], *keys: str) -> list[float]:
     """One value a line, NaN where there is none."""
     values = []
     for line in lines:
-        value: Any = line
+        value: JSON = line
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         values.append(float("nan") if value is None else value)
@@ -48,12 +50,12 @@ def _finish(axis: Any, title: str, x: str, y: str, legend: bool = True) -> None:
         axis.legend(fontsize=8)
 
 
-def _loss(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _loss(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     axis.plot(column(lines, "step"), column(lines, "loss"), color="C0")
     _finish(axis, "Training loss", "step", "loss", legend=False)
 
 
-def _gradients(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _gradients(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     steps = column(lines, "step")
     for key, colour in (("norm", "C0"), ("mean", "C1"), ("std", "C2")):
         axis.plot(steps, column(lines, "gradient", key), label=key, color=colour, marker=".", markersize=3)
@@ -61,12 +63,12 @@ def _gradients(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
     _finish(axis, "Gradient: norm, mean, standard deviation", "step", "")
 
 
-def _gradients_in_time(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _gradients_in_time(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     axis.plot(column(lines, "elapsed"), column(lines, "gradient", "norm"), color="C0", marker=".", markersize=3)
     _finish(axis, "Gradient norm over time", "seconds of training", "norm", legend=False)
 
 
-def _memory(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _memory(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     steps = column(lines, "step")
     for key, colour in (("process", "C3"), ("allocated", "C4"), ("gradients", "C5")):
         values = [value / MEGABYTE for value in column(lines, "memory", key)]
@@ -76,7 +78,7 @@ def _memory(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
     _finish(axis, "Memory: process, allocator, gradients", "step", "MB")
 
 
-def _moments(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _moments(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     roles = sorted({role for line in lines for role in (line["memory"].get("state") or {})})
     for number, role in enumerate(roles):
         values = [value / MEGABYTE for value in column(lines, "memory", "state", role)]
@@ -86,7 +88,7 @@ def _moments(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
     _finish(axis, "Moment memory", "step", "MB")
 
 
-def _updates(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _updates(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     ratios = [
         update / weight if weight else float("nan")
         for update, weight in zip(column(lines, "update_norm"), column(lines, "weight_norm"), strict=True)
