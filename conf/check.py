@@ -40,7 +40,7 @@ TEXT = (lambda x: isinstance(x, str) and x != "", "a name")
 SAMPLING = (lambda x: x == "auto" or whole(1)[0](x), "auto or a whole number of at least 1")
 RULES = {
     "seed": (lambda x: whole(0)[0](x) and x < 1 << 63, "a whole number from 0 to below 2⁶³"),
-    "device": one_of("auto", "cpu", "cuda"),
+    "device": TEXT,  # which there are is asked where torch is: measure/devices
     "dtype": one_of("float32", "bfloat16", "float16", "float64"),
     "steps": whole(1),
     "schedule": one_of("constant", "linear", "cosine"),

@@ -110,7 +110,11 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
         with trial.device.watch() as watch:
             findings = measure.run(trial)
     findings.summary = measure.line(findings)
-    provenance = {"weights": trial.workload.provenance() or None, "gpu": watch.summary(), "compiled": compiled()}
+    seen, workload = watch.summary(), trial.workload
+    if seen is None:
+        findings.missing["gpu"] = str(watch.reason)
+    provenance = {"weights": workload.provenance() or None, "gpu": seen, "compiled": compiled()}
+    provenance |= {"shaped_by": list(workload.shaped_by), "follows": list(workload.follows)}
     return to_plain(findings) | provenance
 
 
