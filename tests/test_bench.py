@@ -283,6 +283,8 @@ REFUSED = [
     (["device=tpu"], "device must be one of auto, cpu, cuda, not 'tpu'"),
     (["optimizer._target_=os.system"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=torch.load"], "not a subclass of torch.optim.Optimizer"),
+    (["optimizer._target_=optimizers.AdamW"], "there is no module optimizers; ours is optimeter.optimizers.AdamW"),
+    (["workload._target_=workloads.MLP"], "there is no module workloads; ours is optimeter.workloads.MLP"),
     (["name=../x"], "name='../x': no slash"),
     (["experiment=tur"], "experiment=tur: no such experiment; did you mean tour?"),
     (["workload.size=huge"], "workload.size must be one of tiny, small, base, large"),

@@ -95,3 +95,13 @@ def test_a_users_folders_do_not_shadow_ours(bench: Bench, tmp_path: Path) -> Non
         (tmp_path / name / "__init__.py").write_text("raise ImportError('the wrong one')\n")
     ran = bench("optimizer=adamw", "workload=toy", "steps=3")
     assert ran.statuses == ["ok"], ran.stderr
+
+
+def test_a_package_called_as_a_room_of_ours_is_the_users(bench: Bench, tmp_path: Path) -> None:
+    for name, code in (("optimizers", MY_OPT), ("workloads", MY_WORK), ("optimeter", "raise ImportError('not ours')")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+    theirs = ("optimizer=any", "optimizer._target_=optimizers.SignDescent", "optimizer.lr=0.1")
+    ran = bench(*theirs, "workload=any", "workload._target_=workloads.Bowl", "steps=5")
+    assert ran.statuses == ["ok"], ran.stderr
+    assert ran.records[0]["optimizer_target"] == "optimizers.SignDescent"

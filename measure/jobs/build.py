@@ -8,6 +8,8 @@ replayed configuration may only name packages on the list.
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -29,6 +31,7 @@ PEERS = {
     "prodigyopt": "prodigyopt",
     "pytorch_optimizer": "pytorch-optimizer",
 }
+ROOMS = ("bench", "conf", "measure", "optimizers", "reports", "workloads")  # ours stand in a checkout under these
 LISTED = ("optimeter.optimizers.", "optimeter.workloads.", "torch.optim.", *(f"{name}." for name in PEERS))
 
 
@@ -59,6 +62,8 @@ def _locate(where: str, target: str, package: str | None) -> Any:
 
 
 def _import(where: str, names: list[str], package: str | None) -> tuple[Any, list[str]]:
+    if names[0] in ROOMS and not _is_theirs(names[0]):
+        raise Refused(f"{where}: there is no module {names[0]}; ours is optimeter.{'.'.join(names)}")
     for length in range(len(names) - 1, 0, -1):
         module = ".".join(names[:length])
         try:
@@ -72,6 +77,15 @@ def _import(where: str, names: list[str], package: str | None) -> tuple[Any, lis
     if wanted:
         raise Unsupported(f"pip install {wanted}")
     raise Refused(f"{where}: there is no module {names[0]}; pip install it, or run where its file is")
+
+
+def _is_theirs(room: str) -> bool:
+    """Whether a module named as one of our rooms is the user's own; a room of ours stands in `optimeter/` too."""
+    found = PathFinder.find_spec(room)
+    if found is None:
+        return False
+    places = [Path(place) for place in found.submodule_search_locations or [found.origin or ""]]
+    return not any((place.parent / "optimeter" / place.name).exists() for place in places)
 
 
 def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
