@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optimeter import workloads as workloads
     from optimeter.measure.methods.plan import plan as plan
     from optimeter.measure.monitor.monitor import OptimizerMonitor as OptimizerMonitor
-    from optimeter.measure.records.record import Record as Record
+    from optimeter.measure.records.read import Record as Record
     from optimeter.reports.table import Table as Table
     from optimeter.workloads import Workload as Workload
 
@@ -39,7 +39,7 @@ __all__ = ["OptimizerMonitor", "Record", "Table", "Workload", "load", "optimizer
 
 def load(folder: str | Path) -> "list[Record]":
     """The records that lie anywhere under `folder`, such as "runs" or "runs/NAME"; what is none is named on stderr."""
-    from optimeter.measure.records.record import read_records
+    from optimeter.measure.records.read import read_records
 
     return read_records(Path(folder))
 

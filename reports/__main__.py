@@ -12,8 +12,10 @@ USAGE = "python -m reports [--config-dir DIR]… FOLDER… | python -m reports c
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0; 1 where something, named in a line on stderr, is not there or could not be made."""
-    parser = ArgumentParser(usage=USAGE, allow_abbrev=False, description="Tables, plots and a page, from records.")
+    """Exit code: 0; 1 where something, named in a line on stderr, is not there or could not be made; 2: see usage."""
+    parser = ArgumentParser(
+        prog="reports", usage=USAGE, allow_abbrev=False, description="Tables, plots and a page, from records."
+    )
     parser.add_argument(
         "-cd", "--config-dir", action="append", default=[], metavar="DIR", help="tables: DIR/table/*.yaml"
     )

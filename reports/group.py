@@ -11,7 +11,7 @@ from optimeter.measure.records.naming import VOLATILE, differences, flat
 from optimeter.measure.records.read import Record
 from optimeter.measure.records.schema import Result
 from optimeter.reports.labels import digest, labels, name_with
-from optimeter.reports.look import configured, doubts, machine_of, on_cpu
+from optimeter.reports.look import configured, doubts, followers, machine_of, on_cpu
 
 # What two compared runs may differ in: it changes neither the problem nor the training.
 FREE = (*VOLATILE, "optimizer", "seed", "eval_every", "record_every", "measure")
@@ -89,7 +89,8 @@ def _all_conditions(runs: Sequence[Record]) -> list[dict[str, Any]]:
 
     A run that failed before its weights were there belongs to those that had them.
     """
-    conditions = [conditions_of(record) for record in runs]
+    follows = followers(runs)
+    conditions = [conditions_of(record, follows[record.result.config["workload"].get("_target_")]) for record in runs]
     weights = [weights_of(record) for record in runs]
     loaded = {_key(own): first for own, first in zip(conditions, weights, strict=True) if first}
     return [own | (first or loaded.get(_key(own), {})) for own, first in zip(conditions, weights, strict=True)]
@@ -99,13 +100,14 @@ def _key(conditions: Mapping[str, Any]) -> str:
     return json.dumps(conditions, sort_keys=True)
 
 
-def conditions_of(record: Record) -> dict[str, Any]:
+def conditions_of(record: Record, follows: Collection[str]) -> dict[str, Any]:
     """What must be equal for two runs to be compared: problem, schedule, data, device and versions of the machine.
 
-    Keys are flat: `workload.size`. A run without a result names no machine, and stands apart until it has one.
+    `follows`: arguments of the workload that follow the optimizer. Keys are flat: `workload.size`. A run without a
+    result names no machine, and stands apart until it has one.
     """
     run = record.result
-    free_of_workload = (*FREE_OF_WORKLOAD, *run.follows)
+    free_of_workload = (*FREE_OF_WORKLOAD, *follows)
     conditions = {key: value for key, value in run.config.items() if key not in FREE}
     conditions["workload"] = {
         key: value for key, value in run.config["workload"].items() if key not in free_of_workload
@@ -153,16 +155,17 @@ def by_problem(
 def groups_of(records: Sequence[Record]) -> list[Group]:
     """Split by optimizer and its arguments; where one name has several, the label says in what they differ."""
     members: dict[str, dict[str, dict[int | None, Record]]] = defaultdict(lambda: defaultdict(dict))
+    follows = followers(records)
     for record in sorted(records, key=lambda record: record.result.finished or ""):
         # Of runs of one seed, made before and after an edit of the code or with other evaluations, the last.
-        spec = json.dumps(_spec(record), sort_keys=True)
+        spec = json.dumps(_spec(record, follows[record.result.config["workload"].get("_target_")]), sort_keys=True)
         members[record.result.optimizer][spec][record.result.seed] = record
     groups = []
     for name, by_spec in members.items():
         specs = [json.loads(spec) for spec in by_spec]
         for spec, differing, by_seed in zip(specs, differences(specs, absent=True), by_spec.values(), strict=True):
             key = json.dumps([name, {part: value for part, value in spec.items() if part != VERSION}], sort_keys=True)
-            ordered = tuple(by_seed[seed] for seed in sorted(by_seed, key=_order))
+            ordered = tuple(by_seed[seed] for seed in sorted(by_seed, key=seed_order))
             groups.append(Group(name_with(name, differing), key, ordered))
     return sorted(_numbered(groups), key=lambda group: group.label)
 
@@ -178,16 +181,17 @@ def _numbered(groups: Sequence[Group]) -> list[Group]:
     return numbered
 
 
-def _spec(record: Record) -> dict[str, Any]:
+def _spec(record: Record, follows: Collection[str]) -> dict[str, Any]:
     """What makes an optimizer the same one: its arguments, what follows it, its package's version."""
     run = record.result
     spec = {key: value for key, value in run.config["optimizer"].items() if key != "about"}
-    spec |= {name: run.config["workload"][name] for name in run.follows if name in run.config["workload"]}
+    spec |= {name: run.config["workload"][name] for name in follows if name in run.config["workload"]}
     package = configured(run, "optimizer", "about", "package")
     if package != "torch" and package in run.environment.packages:
         spec[VERSION] = run.environment.packages[package]
     return spec
 
 
-def _order(seed: int | None) -> tuple[bool, int]:
+def seed_order(seed: int | None) -> tuple[bool, int]:
+    """A key to sort seeds by: a run without one comes last."""
     return seed is None, seed or 0

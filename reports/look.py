@@ -1,5 +1,7 @@
 """How reports look into records: numbers that may be missing, the configuration, which is a mapping, and checks."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from optimeter.measure.records.read import Record
@@ -43,6 +45,14 @@ def machine_of(run: Result) -> str | None:
 def on_cpu(run: Result) -> bool:
     """Whether the host did the work: there is no queue of a device to wait for, and no allocator that counts."""
     return run.device == "cpu"
+
+
+def followers(records: Iterable[Record]) -> dict[Any, set[str]]:
+    """Class of a workload → its arguments that follow the optimizer; a run that failed early does not say it itself."""
+    names: dict[Any, set[str]] = defaultdict(set)
+    for record in records:
+        names[configured(record.result, "workload", "_target_")].update(record.result.follows)
+    return names
 
 
 def class_of(record: Record) -> str:

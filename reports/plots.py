@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from optimeter.measure.records.trends import draw_trends
 from optimeter.reports.comparison import step_seconds
 from optimeter.reports.group import Group, Setting
+from optimeter.reports.look import MS
 
 DPI = 110
 MOST_CURVES = 40
@@ -59,7 +60,7 @@ def pareto(setting: Setting, path: Path) -> bool:
         time, state = group.median(step_seconds), group.median(lambda run: run.memory.state_bytes_per_parameter)
         loss = group.median(lambda run: run.quality.final_loss)
         if time is not None and state is not None and loss is not None:
-            placed.append((group, (time * 1e3, state, loss)))
+            placed.append((group, (time * MS, state, loss)))
     if len(placed) < 2:
         return False
     points = [point for _, point in placed]

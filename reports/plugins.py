@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Unusable(f"it cannot be read: {in_short(error)}") from error
+        raise Unusable(f"it cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(spec, Mapping) or not all(isinstance(key, str) for key in spec):
         raise Unusable("it holds no mapping with a _target_")
     return dict(spec)

@@ -150,7 +150,7 @@ def test_a_bad_value_is_refused_with_its_fix(path: str, value: Any, words: str) 
 
 @given(st.text(max_size=70))
 def test_a_name_that_passes_is_one_folder(name: str) -> None:
-    from optimeter.measure.records.record import slug
+    from optimeter.measure.records.naming import slug
 
     try:
         check_name(name)

@@ -3,6 +3,7 @@
 Run it in a process of its own: one illegal access or device-side assert spoils CUDA for the whole process.
 """
 
+import gc
 import os
 from typing import Any
 
@@ -85,6 +86,25 @@ def test_the_allocator_counts_what_the_ledger_walks(case: Case) -> None:
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA's allocator counts")
+def test_garbage_that_is_freed_during_a_step_was_not_there_before() -> None:
+    def collect(*_: Any) -> None:
+        gc.collect()
+
+    garbage: list[Any] = [torch.empty(1000, device="cuda")]
+    garbage.append(garbage)
+    model = nn.Linear(2, 2).cuda()
+    optimizer = torch.optim.SGD(model.parameters())
+    monitor = OptimizerMonitor(model, optimizer)
+    with monitor:
+        optimizer.register_step_pre_hook(collect)  # runs after the monitor's own
+        del garbage
+        model(torch.ones(1, 2, device="cuda")).sum().backward()
+        optimizer.step()
+        monitor.record(1.0)
+    assert monitor.summary()["memory"]["allocator_state_bytes"] == 0
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA's allocator counts")
 def test_peaks_are_of_the_bytes_asked_for() -> None:
     allocator = CudaAllocator(torch.device("cuda"))
     allocator.begin()
@@ -94,8 +114,9 @@ def test_peaks_are_of_the_bytes_asked_for() -> None:
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="a CPU takes other paths")
-@pytest.mark.parametrize("name", ["torch AdamW", "torch AdamW fused", "AdamW", "AdamW8bit", "Lion", "Adafactor"])
+@pytest.mark.parametrize("name", ["torch AdamW", "torch AdamW fused", "AdamW", "AdamW8bit", "Lion"])
 def test_the_planned_temporaries_are_those_of_the_step(name: str) -> None:
+    """Not of Adafactor's: the mean of a matrix's columns takes as much again inside itself, which no plan sees."""
     from optimeter import optimizers
 
     def build(named: Any) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import types
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices import device_for
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
@@ -93,14 +95,14 @@ def test_the_environment_names_versions_and_no_one() -> None:
     assert scrub(f"{sys.prefix} and {types.__name__}").endswith("types")
 
 
-def test_a_copy_without_its_repository_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_told_its_commit_by_whoever_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*arguments: str) -> str:
         raise FileNotFoundError
 
     monkeypatch.setattr("optimeter.measure.jobs.environment._git", no_git)
     assert git_state() == {"reason": "git: FileNotFoundError"}
     monkeypatch.setenv("OPTIMETER_COMMIT", "abc")
-    found = {"reason": "git: FileNotFoundError", "commit": "abc", "source": "OPTIMETER_COMMIT"}
+    found = {"commit": "abc", "source": "OPTIMETER_COMMIT"}
     assert git_state() == found | {"dirty": False}
     monkeypatch.setenv("OPTIMETER_DIRTY", "1")
     assert git_state() == found | {"dirty": True}
@@ -235,3 +237,20 @@ def test_values_come_back_in_batches_in_order_without_waiting(events: None, monk
     assert [one.losses[0] for one in found] == [float(index) for index in range(READ_BACK_EVERY)]
     assert [one.values["a"] for one in found] == [-float(index) for index in range(READ_BACK_EVERY)]
     assert [one.index for one in read_back.collect(wait=True)] == [READ_BACK_EVERY, READ_BACK_EVERY + 1]
+
+
+def test_waiting_for_the_device_is_no_cost_of_the_monitor(events: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaReadBack, "settles_at_once", staticmethod(lambda tensor: False))
+    monkeypatch.setattr(Event, "synchronize", lambda event: time.sleep(0.2))
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    monitor = OptimizerMonitor(model, optimizer)
+    monitor.read_back = CudaReadBack(torch.device("cpu"))
+    with monitor:
+        loss = model(torch.ones(1, 2)).sum()
+        loss.backward()
+        optimizer.step()
+        monitor.record(loss)
+    assert monitor.read_back.waited_seconds >= 0.2
+    assert monitor.settling_seconds < 0.2
+    assert len(monitor.lines) == 1

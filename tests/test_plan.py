@@ -15,7 +15,7 @@ from optimeter.measure.memory.ledger import ledger
 from optimeter.measure.memory.prediction import predict
 from optimeter.measure.methods.plan import CARDS, CONTEXT_BYTES, GIB, fits, plan, skeleton
 from optimeter.measure.methods.train import Training
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 from optimeter.reports.plans import memory_plan
 from optimeter.workloads import Workload
 from tests.conftest import composed

@@ -139,3 +139,12 @@ def test_a_folder_without_tables_changes_nothing_and_one_that_is_not_there_is_na
     assert main(["--config-dir", str(theirs), str(runs)]) == 0
     assert main(["--config-dir", str(theirs / "no"), str(runs)]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_what_a_table_is_made_of_is_quick_to_import(theirs: Path) -> None:
+    heavy = ("jinja2", "matplotlib", "numpy", "scipy", "torch", "yaml")
+    code = "import sys; from optimeter.reports import Cell, Table, number, percent; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=theirs, env={"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True
+    )
+    assert not {*heavy} & {*done.stdout.split()}, done.stderr

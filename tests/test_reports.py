@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from optimeter.measure.records.record import Place, read_records
+from optimeter.measure.records.folder import Place
+from optimeter.measure.records.read import read_records
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
 from optimeter.reports.comparison import comparison, paired_difference, summary
@@ -492,3 +493,14 @@ def test_a_thousand_records_make_a_page(tmp_path: Path) -> None:
     page = build(tmp_path, [STUDY]).read_text()
     assert len(page) < 20e6
     assert "Pictures are of the first" in page
+
+
+def test_what_follows_the_optimizer_is_no_condition_and_makes_another_optimizer(tmp_path: Path) -> None:
+    """A run that failed before its workload was built is compared with the others all the same."""
+    spec = {"_target_": "optimeter.workloads.Embedding", "dim": 16, "steps": 60}
+    runs = [record(name, workload="embedding", spec=spec | {"sparse": name == "b"}) for name in "ab"]
+    early = record("c", workload="embedding", spec=spec | {"sparse": True}, status="crashed", follows=[])
+    both = record("a", workload="embedding", spec=spec | {"sparse": True})
+    write(tmp_path, *runs, early, both)
+    (setting,) = settings_of(read_records(tmp_path))
+    assert [group.label for group in setting.groups] == ["a (sparse=False)", "a (sparse=True)", "b", "c"]

@@ -7,7 +7,7 @@ import pytest
 
 from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.sweep import BYTES, SECONDS, in_a_line, scaled, told_apart
-from optimeter.measure.records.record import Place
+from optimeter.measure.records.folder import Place
 
 
 def job(label: str, **config: Any) -> Job:

@@ -80,6 +80,7 @@ class ReadBack:
 
     def __init__(self) -> None:
         self.waiting: list[Any] = []
+        self.waited_seconds = 0.0  # for the device, all in all
 
     @staticmethod
     def settles_at_once(tensor: "Tensor") -> bool:

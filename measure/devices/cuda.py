@@ -167,7 +167,9 @@ class CudaReadBack(ReadBack):
             self._copy()
         while self.copying and (wait or self.copying[0][2].query()):
             batch, pinned, passed = self.copying.pop(0)
+            begin = time.perf_counter()
             passed.synchronize()
+            self.waited_seconds += time.perf_counter() - begin
             numbers = iter(pinned.tolist())
             for readable in batch:
                 readable.settle({name: next(numbers) for name in readable.tensors()})

@@ -7,7 +7,7 @@ from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.parts import Config, key, parts_of
 from optimeter.measure.jobs.sweep import planned
-from optimeter.measure.records.record import read_records
+from optimeter.measure.records.read import read_records
 
 
 def show(jobs: list[Job]) -> int:

@@ -57,8 +57,11 @@ def installed(package: str) -> str | None:
 def git_state() -> dict[str, Any]:
     """Commit of the project, and whether and how its files differ from it.
 
-    For a copy without its repository whoever made it may say both, in variables of the environment.
+    Of a copy that is not a clone whoever made it may say both, in variables of the environment: where such a copy has
+    a repository, as one made to carry files has, its commit is another.
     """
+    if said := os.environ.get(COMMIT):
+        return {"commit": said, "dirty": os.environ.get(DIRTY) == "1", "source": COMMIT}
     try:
         if Path(_git("rev-parse", "--show-toplevel").strip()).resolve() != PROJECT:
             return {"reason": "the project is not run from its repository"}
@@ -66,9 +69,7 @@ def git_state() -> dict[str, Any]:
         difference = hashlib.sha256((_git("diff", "HEAD") + changes).encode()).hexdigest() if changes else None
         return {"commit": commit, "dirty": bool(changes), "difference_sha256": difference}
     except (OSError, subprocess.SubprocessError) as error:
-        said = os.environ.get(COMMIT)
-        known = {"commit": said, "dirty": os.environ.get(DIRTY) == "1", "source": COMMIT} if said else {}
-        return {"reason": f"git: {type(error).__name__}"} | known
+        return {"reason": f"git: {type(error).__name__}"}
 
 
 def _git(*arguments: str) -> str:

@@ -77,6 +77,7 @@ def predict(
         optimizer = build(named)
         if getattr(optimizer, "is_paged", False):  # bitsandbytes: it would map real memory and fill it at address 0
             optimizer.is_paged = False  # type: ignore[attr-defined]
+            optimizer.page_mng = None  # type: ignore[attr-defined] # it holds the pages of all optimizers of the process
         to_mode(optimizer, "train")
         built, transient = watched.reads, 0
         for _ in range(STEPS):

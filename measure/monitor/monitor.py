@@ -11,6 +11,7 @@ hook stays. Forward time is the outermost model's; backward time runs from there
 step, whichever comes first, and is summed over gradient accumulation.
 """
 
+import gc
 import resource
 import sys
 import time
@@ -141,12 +142,13 @@ class OptimizerMonitor:
         one.lr = lr.clone() if isinstance(lr, Tensor) else lr
         if one.sampled:
             self.sampler.before(one)
-        self._held = self.allocator.held(settled=True) if one.index <= STATE_IS_THERE_AFTER else None
+        self._held = self._held_before() if one.index <= STATE_IS_THERE_AFTER else None
         if one.sampled:
             self.allocator.begin()
         self._host_begin, self._optimizer_begin = time.perf_counter(), self.device.stamp()
-        if one.sampled:
+        if one.sampled or self._held is not None:
             one.excluded.append((now, self._optimizer_begin))
+        if one.sampled:
             one.sampling.append((now, self._optimizer_begin))
 
     def _on_step_end(self, *_: Any) -> None:
@@ -196,7 +198,7 @@ class OptimizerMonitor:
         begin, in_backward = self.device.stamp(), self._backward_begin is not None and not self._has_gradients()
         self._end_backward(begin)
         may_begin_state = name == ESTIMATOR and self.steps < STATE_IS_THERE_AFTER
-        held = self.allocator.held(settled=True) if may_begin_state else None
+        held = self._held_before() if may_begin_state else None
         self.allocator.begin()
         self._muted = True
         start = self.device.stamp()
@@ -218,6 +220,13 @@ class OptimizerMonitor:
             self._backward_begin = after if in_backward else None
 
     # What happens at those events.
+
+    def _held_before(self) -> int | None:
+        """What the allocator holds before state may be made; garbage is gone that might be freed meanwhile."""
+        if self.allocator.reason is not None:
+            return None
+        gc.collect()
+        return self.allocator.held(settled=True)
 
     def _begin_step(self, now: Any) -> Observation:
         if self._current is None:
@@ -260,7 +269,7 @@ class OptimizerMonitor:
 
     def settle(self, wait: bool = False) -> None:
         """Turn the steps whose values have arrived into lines and times; `wait` for all of them."""
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self.read_back.waited_seconds
         for one in self.read_back.collect(wait):
             durations = one.durations(self.device)
             for name in TIMED:
@@ -274,7 +283,8 @@ class OptimizerMonitor:
             spent = None if step is None else step + (durations["estimator"] or 0.0)
             self.elapsed = None if spent is None or self.elapsed is None else self.elapsed + spent
             self.on_line({**one.line(durations), "elapsed": self.elapsed})
-        self.settling_seconds += time.perf_counter() - begin
+        waited = self.read_back.waited_seconds - waited  # for the device, which does the loop's work meanwhile
+        self.settling_seconds += time.perf_counter() - begin - waited
 
     # What it found.
 

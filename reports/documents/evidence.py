@@ -11,7 +11,7 @@ from optimeter.measure.records.read import Record
 from optimeter.measure.records.schema import Result
 from optimeter.reports.comparison import interval
 from optimeter.reports.documents.expression import evaluate
-from optimeter.reports.group import Group, Setting, settings_of
+from optimeter.reports.group import Group, Setting, seed_order, settings_of
 from optimeter.reports.look import configured, doubts, on_cpu
 
 Query = dict[str, Any]
@@ -88,7 +88,9 @@ def candidates(setting: Setting, wanted: Query) -> list[Group]:
         if sound and matches(sound[0], wanted):
             sound.sort(key=lambda record: len(record.result.quality.evaluations))
             by_seed = {record.result.seed: record for record in sound}
-            found.append(Group(group.label, group.key, tuple(by_seed[seed] for seed in sorted(by_seed))))
+            found.append(
+                Group(group.label, group.key, tuple(by_seed[seed] for seed in sorted(by_seed, key=seed_order)))
+            )
     return found
 
 
