@@ -5,15 +5,24 @@ from typing import Any
 
 import numpy as np
 
+from optimeter.measure.records.schema import Spread
+
 RESAMPLES = 2000
 
 
-def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """The record's time block: median, 10th and 90th percentile, and how many values; None without values."""
+def spread(values: Sequence[float]) -> Spread | None:
+    """Median, 10th and 90th percentile, and how many values; None without values."""
     if len(values) == 0:
         return None
-    p10, median, p90 = np.quantile(np.asarray(values, dtype=float), (0.1, 0.5, 0.9))
-    return {"median": float(median), "p10": float(p10), "p90": float(p90), "n": len(values)}
+    p10, middle, p90 = np.quantile(np.asarray(values, dtype=float), (0.1, 0.5, 0.9))
+    return Spread(median=float(middle), p10=float(p10), p90=float(p90), n=len(values))
+
+
+def median(values: Sequence[float]) -> float:
+    """The median. Raises ValueError without values."""
+    if len(values) == 0:
+        raise ValueError("a median needs at least one value")
+    return float(np.quantile(np.asarray(values, dtype=float), 0.5))
 
 
 def bootstrap(

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from optimeter import optimizers, workloads
 from optimeter.measure.memory.ledger import ledger
-from optimeter.measure.methods.settings import Settings
-from optimeter.measure.methods.train import Training
 from optimeter.optimizers.core import lr_mask
 from optimeter.optimizers.core.context import SKETCH
 from tests import references
 from tests.cases import cameamp, cameamp_8bit
+from tests.trials import train
 
 NAMES = ("Automagic_CameAMP", "Automagic_CameAMP8bit", "Automagic_CameAMP_COptim", "Automagic_CameAMP_COptim8bit")
 RATES: dict[str, Any] = {"lr": 1e-3, "min_lr": 1e-4, "max_lr": 1e-2, "lr_bump": 1e-4}
@@ -340,7 +339,7 @@ def test_the_run_loop_reports_every_loss() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        Training(workloads.MLP(steps=30, batch=8), build, Settings(30, accumulate=2)).run()
+        train(workloads.MLP(steps=30, batch=8), build, accumulate=2)
     assert built[0].c_optim.losses_seen == 31  # and one of the step that is watched after the run
     assert not optimizers.Automagic_CameAMP([nn.Parameter(torch.ones(1))]).wants_loss
 

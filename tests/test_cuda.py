@@ -15,13 +15,12 @@ from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices.cuda import CudaAllocator
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.memory.prediction import predict
-from optimeter.measure.methods.settings import Settings
-from optimeter.measure.methods.train import Training
 from optimeter.optimizers.core.quantize import SIGNED, UNSIGNED, dequantize, quantize
 from optimeter.optimizers.core.storage import hash32, stochastic_round
 from optimeter.workloads import MLP, Embedding, Toy
 from tests.cases import CASES, DENSE, Case, fill_gradients, parameters_for, train
 from tests.conftest import no_synchronisation
+from tests.trials import train as trained
 
 DEVICE = os.environ.get("OPTIMETER_TEST_DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -146,13 +145,13 @@ def test_runs_on_a_gpu_end_as_on_a_cpu(workload: Any, lr: float) -> None:
         return optimizers.SophiaG([p for _, p in named], lr=lr)
 
     lines: list[dict[str, Any]] = []
-    settings = Settings(70, device=DEVICE, hessian_every=5)
-    blocks = Training(workload, build, settings, lines.append).run()  # past 64 steps: the first read-back
-    assert blocks["status"] == ("ok" if lr < 1 else "diverged"), blocks["reason"]
+    # Past 64 steps: the first read-back.
+    blocks = trained(workload, build, lines.append, device=DEVICE, hessian_every=5)
+    assert blocks.status == ("ok" if lr < 1 else "diverged"), blocks.reason
     if lr < 1 and DEVICE == "cuda":
         assert [line["step"] for line in lines] == list(range(1, 71))
-        assert set(blocks["memory"]["peak_bytes"]) >= {"forward", "backward", "step", "estimator", "evaluation"}
-        assert blocks["memory"]["unexplained_bytes"] == 0
+        assert set(blocks.memory.peak_bytes or ()) >= {"forward", "backward", "step", "estimator", "evaluation"}
+        assert blocks.memory.unexplained_bytes == 0
 
 
 def on_device(send: Any) -> list[str]:
@@ -182,6 +181,6 @@ def test_toy_with_a_dot_product_has_no_unexplained_workspace() -> None:
     def build(named: Any) -> torch.optim.Optimizer:
         return optimizers.CustomAdamW(named)
 
-    blocks = Training(Toy(steps=5), build, Settings(5, device=DEVICE)).run()
+    blocks = trained(Toy(steps=5), build, device=DEVICE)
     if DEVICE == "cuda":
-        assert abs(blocks["memory"]["unexplained_bytes"]) < 4096, "cuBLAS's workspace is 32 MiB on Hopper"
+        assert abs(blocks.memory.unexplained_bytes) < 4096, "cuBLAS's workspace is 32 MiB on Hopper"

@@ -16,11 +16,10 @@ from optimeter import workloads
 from optimeter.measure.jobs.build import build_workload, optimizer_builder
 from optimeter.measure.jobs.parts import about
 from optimeter.measure.memory.prediction import without_compiling
-from optimeter.measure.methods.settings import Settings
-from optimeter.measure.methods.train import Training
 from optimeter.measure.monitor.probe import fingerprints
 from optimeter.workloads import T5, SDLora
 from tests.conftest import PROJECT, Ran, composed, names
+from tests.trials import train
 
 SMALL: dict[str, Callable[..., workloads.Workload]] = {
     "t5": lambda **given: T5(**{"batch": 2, "length": 32, "steps": 3} | given),
@@ -152,12 +151,11 @@ def test_every_optimizer_takes_three_steps(name: str, optimizer: str, models: An
     if workload.unsuitable(about(spec)):
         return
     if about(spec)["hessian_every"]:  # the run loop joins these two
-        settings = Settings(3, hessian_every=2)
-        blocks = Training(SMALL[name](), optimizer_builder(spec), settings).run()
-        assert blocks["status"] == "ok"
-        assert blocks["time"]["estimator"]["n"] == 2
-        assert blocks["checks"]["frozen_unchanged"]
-        assert blocks["checks"]["parameters_moved"]
+        blocks = train(SMALL[name](), optimizer_builder(spec), steps=3, hessian_every=2)
+        assert blocks.status == "ok"
+        assert blocks.time.estimator.n == 2
+        assert blocks.checks.frozen_unchanged
+        assert blocks.checks.parameters_moved
         return
     model.load_state_dict(start)
     named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
@@ -194,12 +192,11 @@ def test_three_steps_in_bf16_with_checkpointing(name: str) -> None:
     from optimeter.optimizers import AdamW
 
     workload = SMALL[name](gradient_checkpointing=True, batch=8)
-    settings = Settings(3, dtype=torch.bfloat16)
-    blocks = Training(workload, lambda named: AdamW([p for _, p in named], lr=1e-2), settings).run()
-    assert blocks["status"] == "ok"
-    assert blocks["parameters"]["bytes"] == 2 * blocks["parameters"]["count"]
-    assert blocks["checks"]["parameters_moved"]
-    assert blocks["checks"]["frozen_unchanged"]
+    blocks = train(workload, lambda named: AdamW([p for _, p in named], lr=1e-2), steps=3, dtype=torch.bfloat16)
+    assert blocks.status == "ok"
+    assert blocks.parameters.bytes == 2 * blocks.parameters.count
+    assert blocks.checks.parameters_moved
+    assert blocks.checks.frozen_unchanged
 
 
 def test_both_learn_through_bench_and_say_what_they_started_from(bench: Callable[..., Ran]) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from optimeter.measure.methods.interleave import Comparison, interleave
-from optimeter.measure.methods.overhead import OFF, ON, ONE, TWO, overhead, verdict
-from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.overhead import OFF, ON, ONE, TWO, Overhead, concluded
+from optimeter.measure.records import schema
+from optimeter.measure.records.schema import Spread
 from optimeter.measure.statistics import bootstrap, spread
 from optimeter.workloads import MLP
+from tests.trials import trial
 
 
 def noisy(seconds: float, draw: random.Random, drift: list[float]) -> float:
@@ -46,8 +48,8 @@ def test_pairs_are_balanced_and_more_are_made_until_it_is_enough() -> None:
     assert comparison.interval() == (0, 0, 0)
 
 
-def part(low: float, high: float) -> dict[str, Any]:
-    return {"low": low, "high": high, "difference": (low + high) / 2}
+def part(low: float, high: float) -> schema.OverheadComparison:
+    return schema.OverheadComparison(a=OFF, b="it", low=low, high=high, difference=(low + high) / 2)
 
 
 @pytest.mark.parametrize(
@@ -61,32 +63,30 @@ def part(low: float, high: float) -> dict[str, Any]:
 )
 def test_the_verdict_needs_its_controls(null: Any, control: Any, on: Any, resolved: bool, words: str) -> None:
     parts = {OFF: part(*null), ON: part(*on), ONE: part(0, 0.02), TWO: part(*control)}
-    found = verdict(parts, 0.004, "cpu")
-    assert found["resolved"] is resolved
-    assert words in found["verdict"]
+    found = concluded(schema.Overhead(comparisons=parts, sampling_share=0.004, limit=0.02))
+    assert found.resolved is resolved
+    assert words in str(found.verdict)
     if resolved:
-        assert found["under_limit"] is (on[1] + 0.004 < 0.02)
+        assert found.under_limit is (on[1] + 0.004 < 0.02)
 
 
 def test_overhead_of_a_real_loop_has_every_part() -> None:
     import torch
 
-    options = {"sample_every": 5, "pairs": 4, "block_seconds": 0.002}
-    settings = Settings(1)
-    blocks = overhead(
-        MLP(steps=1), lambda named: torch.optim.SGD([p for _, p in named]), settings, options, lambda news: None
-    )
-    found = blocks["overhead"]
-    assert set(found["comparisons"]) == {OFF, ON, ONE, TWO}
-    assert all(4 <= comparison["pairs"] <= 16 for comparison in found["comparisons"].values())
-    assert found["sampling_share"] > 0
-    assert found["verdict"].startswith(("the monitor costs at most", "not resolved"))
+    measure = Overhead(sample_every=5, pairs=4, block_seconds=0.002)
+    findings = measure.run(trial(MLP(steps=1), lambda named: torch.optim.SGD([p for _, p in named])))
+    found = findings.overhead
+    assert set(found.comparisons) == {OFF, ON, ONE, TWO}
+    assert all(4 <= comparison.pairs <= 16 for comparison in found.comparisons.values())
+    assert found.sampling_share > 0
+    assert measure.line(findings) == found.verdict
+    assert found.verdict.startswith(("the monitor costs at most", "not resolved"))
 
 
 def test_spread_and_bootstrap() -> None:
     assert spread([]) is None
-    assert spread([3.0]) == {"median": 3.0, "p10": 3.0, "p90": 3.0, "n": 1}
-    assert spread(list(range(11))) == {"median": 5.0, "p10": 1.0, "p90": 9.0, "n": 11}
+    assert spread([3.0]) == Spread(median=3.0, p10=3.0, p90=3.0, n=1)
+    assert spread(list(range(11))) == Spread(median=5.0, p10=1.0, p90=9.0, n=11)
     draw = random.Random(0)
     covered = 0
     for seed in range(60):

@@ -12,13 +12,13 @@ from torch import nn
 from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices import Allocator, ReadBack
 from optimeter.measure.devices.cpu import Cpu
-from optimeter.measure.methods.settings import Settings
-from optimeter.measure.methods.train import Training
 from optimeter.measure.monitor.monitor import warm_up
 from optimeter.measure.monitor.observation import Observation
 from optimeter.measure.monitor.sampling import BUDGET, CALIBRATION_STEPS, Schedule
+from optimeter.measure.records.fields import to_plain
 from optimeter.workloads import MLP
 from tests.conftest import no_synchronisation
+from tests.trials import train
 
 
 def model_and_data(width: int = 16) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -448,7 +448,7 @@ def test_values_are_read_back_in_order() -> None:
 def test_the_run_loop_and_a_stranger_see_the_same() -> None:
     """Show 8: an ordinary loop with two lines added, beside the harness's own run of the same thing."""
     workload, steps = MLP(steps=60), 60
-    blocks = Training(workload, lambda named: torch.optim.AdamW([p for _, p in named]), Settings(steps)).run()
+    blocks = train(workload, lambda named: torch.optim.AdamW([p for _, p in named]))
     torch.manual_seed(0)
     model = workload.model()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -460,12 +460,12 @@ def test_the_run_loop_and_a_stranger_see_the_same() -> None:
             optimizer.step()
             monitor.record(loss)
     summary = monitor.summary()
-    assert summary["parameters"] == blocks["parameters"]
+    assert summary["parameters"] == to_plain(blocks.parameters)
     for key in ("state_bytes", "by_role", "by_dtype", "state_8bit_share", "gradient_bytes"):
-        assert summary["memory"][key] == blocks["memory"][key]
-    assert set(summary["time"]) == set(blocks["time"])
+        assert summary["memory"][key] == getattr(blocks.memory, key)
+    assert set(summary["time"]) == set(to_plain(blocks.time))
     last = [line["loss"] for line in monitor.lines[-6:]]
-    assert sum(last) / 6 == pytest.approx(blocks["quality"]["train_loss"], rel=1e-6)
+    assert sum(last) / 6 == pytest.approx(blocks.quality.train_loss, rel=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -13,47 +13,42 @@ from optimeter.measure.devices.base import SETTLE_EVERY
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.methods.settings import Settings, scheduler
 from optimeter.measure.methods.train import Training
+from optimeter.measure.records.fields import to_plain
+from optimeter.measure.records.schema import Findings
 from optimeter.workloads import MLP, Toy, Workload
+from tests.trials import train, trial
 
 
 def sgd(named: Any, **arguments: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD([p for _, p in named], **{"lr": 0.01} | arguments)
 
 
-def run(workload: Workload, build: Any = sgd, lines: list | None = None, **settings: Any) -> dict[str, Any]:
+def run(workload: Workload, build: Any = sgd, lines: list | None = None, **settings: Any) -> Findings:
     write = (lines if lines is not None else []).append
-    return Training(workload, build, Settings(**{"steps": 20} | settings), write).run()
+    return train(workload, build, write, **{"steps": 20} | settings)
 
 
 def test_the_blocks_are_the_schemas() -> None:
     lines: list[dict[str, Any]] = []
     blocks = run(MLP(steps=20, target=0.05), lines=lines, eval_every=5)
-    assert blocks["status"] == "ok"
-    assert set(blocks["quality"]) >= {
-        "first_loss",
-        "final_loss",
-        "best_loss",
-        "train_loss",
-        "score",
-        "score_name",
-        "target",
-    }
-    assert [one["step"] for one in blocks["quality"]["evaluations"]] == [0, 5, 10, 15, 20]
-    assert blocks["quality"]["final_loss"] < blocks["quality"]["first_loss"]
-    assert blocks["quality"]["steps_to_target"] is not None
-    assert blocks["memory"]["predicted_state_bytes"] == blocks["memory"]["state_bytes"]
-    assert blocks["memory"]["allocator_state_bytes"] is None
-    assert "CPU" in blocks["missing"]["memory.allocator_state_bytes"]
-    assert blocks["checks"] == {
+    assert blocks.status == "ok"
+    assert [evaluation.step for evaluation in blocks.quality.evaluations] == [0, 5, 10, 15, 20]
+    assert blocks.quality.final_loss < blocks.quality.first_loss
+    assert blocks.quality.steps_to_target is not None
+    assert blocks.memory.predicted_state_bytes == blocks.memory.state_bytes
+    assert blocks.memory.allocator_state_bytes is None
+    assert "CPU" in blocks.missing["memory.allocator_state_bytes"]
+    assert to_plain(blocks.checks) == {
         "parameters_moved": True, "unmoved": [], "frozen_unchanged": True, "finite": True, "state_grew": False,
+        "baseline_sound": None,
     }  # fmt: skip
     assert [line["step"] for line in lines] == list(range(1, 21))
     tail = [line["loss"] for line in lines[-2:]]
-    assert blocks["quality"]["train_loss"] == pytest.approx(sum(tail) / 2)
+    assert blocks.quality.train_loss == pytest.approx(sum(tail) / 2)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
-    losses = [run(MLP(steps=20), seed=seed)["quality"]["final_loss"] for seed in (0, 0, 1)]
+    losses = [run(MLP(steps=20), seed=seed).quality.final_loss for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -65,7 +60,7 @@ def test_an_optimizer_that_draws_random_numbers_does_not_change_the_batches() ->
 
     plain = run(MLP(steps=20))
     drawing = run(MLP(steps=20), lambda named: Draws([p for _, p in named], lr=0.01))
-    assert plain["quality"]["final_loss"] == drawing["quality"]["final_loss"]
+    assert plain.quality.final_loss == drawing.quality.final_loss
 
 
 @pytest.mark.parametrize(
@@ -100,7 +95,7 @@ def test_accumulation_is_the_mean_over_batches() -> None:
 
     halves = run(Fixed(batch=64, steps=20), accumulate=2)
     joined = run(Fixed(batch=128, steps=20))
-    assert halves["quality"]["final_loss"] == pytest.approx(joined["quality"]["final_loss"], rel=1e-5)
+    assert halves.quality.final_loss == pytest.approx(joined.quality.final_loss, rel=1e-5)
 
 
 def test_clipping_bounds_the_gradient() -> None:
@@ -112,14 +107,14 @@ def test_clipping_bounds_the_gradient() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_weights_in_other_precisions(dtype: torch.dtype) -> None:
     blocks = run(MLP(steps=20), dtype=dtype)
-    assert blocks["status"] == "ok"
-    assert blocks["parameters"]["bytes"] == blocks["parameters"]["count"] * dtype.itemsize
+    assert blocks.status == "ok"
+    assert blocks.parameters.bytes == blocks.parameters.count * dtype.itemsize
 
 
 def test_a_closure_is_called_by_an_optimizer_that_wants_one() -> None:
     blocks = run(Toy(steps=5), lambda named: torch.optim.LBFGS([p for _, p in named], lr=0.1), steps=5, closure=True)
-    assert blocks["status"] == "ok"
-    assert blocks["quality"]["final_loss"] < 164
+    assert blocks.status == "ok"
+    assert blocks.quality.final_loss < 164
 
 
 # ----------------------------------------------------------------------------------------------- honest failures
@@ -128,11 +123,11 @@ def test_a_closure_is_called_by_an_optimizer_that_wants_one() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     lines: list[dict[str, Any]] = []
     blocks = run(Toy(steps=50), lambda named: sgd(named, lr=10.0), lines, steps=50)
-    assert blocks["status"] == "diverged"
-    assert "not finite" in blocks["reason"]
-    assert blocks["steps"] < 50
-    assert blocks["quality"]["final_loss"] is None
-    assert blocks["quality"]["best_loss"] is not None
+    assert blocks.status == "diverged"
+    assert "not finite" in blocks.reason
+    assert blocks.steps < 50
+    assert blocks.quality.final_loss is None
+    assert blocks.quality.best_loss is not None
 
 
 def test_a_loss_that_stays_high_is_divergence() -> None:
@@ -142,10 +137,10 @@ def test_a_loss_that_stays_high_is_divergence() -> None:
             return scale * super().loss(model, batch)
 
     blocks = run(Rises(steps=50), lambda named: sgd(named, lr=1e-12), steps=50)
-    assert blocks["status"] == "diverged"
-    assert "above" in blocks["reason"]
-    assert "to step 10" in blocks["reason"]
-    assert blocks["steps"] <= 10 + SETTLE_EVERY
+    assert blocks.status == "diverged"
+    assert "above" in blocks.reason
+    assert "to step 10" in blocks.reason
+    assert blocks.steps <= 10 + SETTLE_EVERY
 
 
 def test_weights_that_go_nan_while_the_loss_does_not_are_divergence() -> None:
@@ -165,8 +160,8 @@ def test_weights_that_go_nan_while_the_loss_does_not_are_divergence() -> None:
                 self.param_groups[0]["params"][0].fill_(torch.nan)
 
     blocks = run(Unused(steps=8), lambda named: Spoils([p for _, p in named], lr=0.01), steps=8)
-    assert blocks["status"] == "diverged"
-    assert "parameter" in blocks["reason"]
+    assert blocks.status == "diverged"
+    assert "parameter" in blocks.reason
 
 
 # ------------------------------------------------------------------------------------------------------ canaries
@@ -177,10 +172,10 @@ def test_canary_a_frozen_group_and_an_lr_of_0_are_seen() -> None:
         groups = [{"params": [p], "lr": 0.0 if name.startswith("2.") else 0.1} for name, p in named]
         return torch.optim.SGD(groups)
 
-    checks = run(MLP(steps=20), half_frozen)["checks"]
-    assert not checks["parameters_moved"]
-    assert checks["unmoved"] == ["2.bias", "2.weight"]
-    assert run(MLP(steps=20), lambda named: sgd(named, lr=0.0))["checks"]["parameters_moved"] is False
+    checks = run(MLP(steps=20), half_frozen).checks
+    assert not checks.parameters_moved
+    assert checks.unmoved == ["2.bias", "2.weight"]
+    assert run(MLP(steps=20), lambda named: sgd(named, lr=0.0)).checks.parameters_moved is False
 
 
 def test_canary_a_leaked_tensor_is_seen() -> None:
@@ -189,7 +184,7 @@ def test_canary_a_leaked_tensor_is_seen() -> None:
             self.__dict__.setdefault("kept", []).append(self.param_groups[0]["params"][0].grad.clone())
             return super().step(closure)
 
-    assert run(MLP(steps=40), lambda named: Leaks([p for _, p in named], lr=0.01), steps=40)["checks"]["state_grew"]
+    assert run(MLP(steps=40), lambda named: Leaks([p for _, p in named], lr=0.01), steps=40).checks.state_grew
 
 
 def test_canary_a_moved_frozen_weight_is_seen() -> None:
@@ -207,10 +202,10 @@ def test_canary_a_moved_frozen_weight_is_seen() -> None:
                 self.victim.view(-1)[0] += 1e-3
             return super().step(closure)
 
-    assert run(Partly(steps=5), steps=5)["checks"]["frozen_unchanged"]
-    training = Training(Partly(steps=5), lambda named: Reaches([p for _, p in named], lr=0.01), Settings(5))
-    training.optimizer.victim = training.model[0].weight  # type: ignore[attr-defined, index]
-    assert not training.run()["checks"]["frozen_unchanged"]
+    assert run(Partly(steps=5), steps=5).checks.frozen_unchanged
+    training = Training(trial(Partly(steps=5), lambda named: Reaches([p for _, p in named], lr=0.01)))
+    training.loop.optimizer.victim = training.loop.model[0].weight  # type: ignore[attr-defined, index]
+    assert not training.run().checks.frozen_unchanged
 
 
 def test_equal_changes_do_not_cancel_in_the_fingerprint() -> None:
@@ -232,9 +227,9 @@ def test_an_optimizer_that_fake_tensors_cannot_follow_is_still_measured() -> Non
             return super().step(closure)
 
     blocks = run(MLP(steps=5), lambda named: Peeks([p for _, p in named], lr=0.01), steps=5)
-    assert blocks["status"] == "ok"
-    assert blocks["memory"]["predicted_state_bytes"] is None
-    assert "fake tensors: " in blocks["missing"]["memory.predicted_state_bytes"]
+    assert blocks.status == "ok"
+    assert blocks.memory.predicted_state_bytes is None
+    assert "fake tensors: " in blocks.missing["memory.predicted_state_bytes"]
 
 
 def test_what_is_unexplained_is_told_of_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +256,10 @@ def test_what_is_unexplained_is_told_of_the_same_steps(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Cpu, "allocator", lambda device: Counts())
     blocks = run(MLP(steps=8), lambda named: GivesUp([p for _, p in named], lr=0.01), steps=8)
-    assert blocks["memory"]["state_bytes"] == 0
-    assert blocks["memory"]["allocator_state_bytes"] == 470
-    assert blocks["memory"]["unexplained_bytes"] == 70
+    assert blocks.memory.state_bytes == 0
+    assert blocks.memory.allocator_state_bytes == 470
+    assert blocks.memory.unexplained_bytes == 70
 
 
 def test_every_size_of_the_mlp_trains() -> None:
-    assert run(workloads.MLP("small", steps=3), steps=3)["status"] == "ok"
+    assert run(workloads.MLP("small", steps=3), steps=3).status == "ok"

@@ -4,38 +4,41 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from optimeter.conf.shapes import parse_shapes
 from optimeter.measure.devices import device_for
 from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.methods.bandwidth import copy_rates
-from optimeter.measure.methods.contestant import Contestant, Side, minimum_bytes
-from optimeter.measure.methods.gradients import Noise
-from optimeter.measure.methods.settings import Settings
+from optimeter.measure.methods.base import Recipe, Trial
+from optimeter.measure.methods.contestant import Contestant, minimum_bytes
+from optimeter.measure.methods.gradients import gradients_for
+from optimeter.measure.methods.loop import Loop
 from optimeter.measure.methods.step import (
     BASELINE,
     BELIEVED,
     CANDIDATE,
     CONFIDENCE,
     LEAST,
-    _notes,
-    compare_steps,
-    gradients_for,
-    in_short,
+    Step,
     make_pairs,
+    notes,
+    shapes_of,
     verdict,
 )
+from optimeter.measure.records.fields import to_plain
+from optimeter.measure.records.schema import Findings
 from optimeter.workloads import MLP, Embedding
 from optimeter.workloads.shapes import Shapes
 from tests.conftest import Ran
+from tests.trials import ignored, trial
 
-OPTIONS = {"seconds": 0.05, "precision": 0.01, "delta": 0.05, "block_seconds": 0.001}
+QUICK = Step(seconds=0.05, precision=0.01, delta=0.05, block_seconds=0.001)
 RATES = [1e9]
 
 
@@ -128,7 +131,7 @@ def test_shapes_are_read_and_written_alike() -> None:
     text = "2*6x5+3"
     model = Shapes(parse_shapes(text), steps=1).model()
     assert [tuple(p.shape) for p in model.parameters()] == [(6, 5), (6, 5), (3,)]
-    assert in_short(list(model.parameters())) == text
+    assert shapes_of(list(model.parameters())) == text
     with pytest.raises(NotImplementedError, match="only measure=step"):
         Shapes([(1, [2])], steps=1).batches("train", 0)
 
@@ -142,9 +145,9 @@ def test_other_shapes_are_refused_with_the_form(value: Any) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def side(build: Any = torch.optim.SGD, name: str = "it", **what: Any) -> Side:
+def side(build: Any = torch.optim.SGD, name: str = "it", **what: Any) -> Recipe:
     arguments = {"lr": 0.01} | what.pop("arguments", {})
-    return Side(name, lambda named: build([p for _, p in named], **arguments), **what)
+    return Recipe(name, lambda named: build([p for _, p in named], **arguments), **what)
 
 
 @pytest.fixture
@@ -152,31 +155,38 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optimeter.measure.methods.step.copy_rates", lambda device: RATES)
 
 
-def compared(candidate: Side, baseline: Side | None = None, workload: Any = None) -> dict[str, Any]:
-    sides = {CANDIDATE: candidate, BASELINE: baseline or side(name="base")}
-    return compare_steps(workload or Shapes([(2, [8, 4]), (1, [3])], steps=1), sides, Settings(1), OPTIONS)
+def pair(candidate: Recipe, baseline: Recipe | None = None, workload: Any = None, progress: Any = ignored) -> Trial:
+    others = {BASELINE: baseline or side(name="base")}
+    workload = workload or Shapes([(2, [8, 4]), (1, [3])], steps=1)
+    return replace(trial(workload, candidate.build, progress=progress, others=others), optimizer=candidate)
+
+
+def compared(candidate: Recipe, baseline: Recipe | None = None, workload: Any = None) -> Findings:
+    return QUICK.run(pair(candidate, baseline, workload))
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_real_comparison_has_every_part() -> None:
     news: list[tuple] = []
-    sides = {CANDIDATE: side(torch.optim.AdamW, "adamw"), BASELINE: side(name="sgd")}
-    blocks = compare_steps(MLP(steps=1), sides, Settings(1), OPTIONS, news.append)
-    found = blocks["step"]
-    assert found["verdict"] in ("FAST", "SLOW", "SAME", "AMBG")
-    assert found["low"] <= found["ratio"] <= found["high"]
-    assert len(found["log_ratios"]) == found["pairs"] == found["candidate"]["seconds"]["n"] == len(news) * 4
-    for one in (found["candidate"], found["baseline"]):
-        assert one["host_seconds"] == one["seconds"], "on a CPU"
-        assert one["bytes_per_second"] == pytest.approx(one["minimum_bytes"] / one["seconds"]["median"])
-        assert one["copy_share"] == pytest.approx(one["bytes_per_second"] / RATES[0])
-    assert found["candidate"]["bytes_per_parameter"] == pytest.approx(28, abs=0.01)
-    assert found["baseline"]["bytes_per_parameter"] == pytest.approx(12)
-    assert "host and device time are the same" in found["notes"]["clock"]
-    assert blocks["checks"] == {"parameters_moved": True, "unmoved": [], "finite": True, "baseline_sound": True}
-    assert blocks["memory"]["predicted_state_bytes"] == blocks["memory"]["state_bytes"]
-    assert blocks["time"]["first_step"] > 0
-    assert blocks["steps"] > found["pairs"] * found["candidate"]["block_steps"]
+    sides = side(torch.optim.AdamW, "adamw"), side(name="sgd")
+    findings = QUICK.run(pair(*sides, workload=MLP(steps=1), progress=news.append))
+    found = findings.step
+    assert found.verdict in ("FAST", "SLOW", "SAME", "AMBG")
+    assert found.low <= found.ratio <= found.high
+    assert len(found.log_ratios) == found.pairs == found.candidate.seconds.n == len(news) * 4
+    for one in (found.candidate, found.baseline):
+        assert one.host_seconds == one.seconds, "on a CPU"
+        assert one.bytes_per_second == pytest.approx(one.minimum_bytes / one.seconds.median)
+        assert one.copy_share == pytest.approx(one.bytes_per_second / RATES[0])
+    assert found.candidate.bytes_per_parameter == pytest.approx(28, abs=0.01)
+    assert found.baseline.bytes_per_parameter == pytest.approx(12)
+    assert "host and device time are the same" in found.notes["clock"]
+    checks = to_plain(findings.checks)
+    assert checks.pop("frozen_unchanged") is checks.pop("state_grew") is None
+    assert checks == {"parameters_moved": True, "unmoved": [], "finite": True, "baseline_sound": True}
+    assert findings.memory.predicted_state_bytes == findings.memory.state_bytes
+    assert findings.time.first_step > 0
+    assert findings.steps > found.pairs * found.candidate.block_steps
 
 
 class Idle(torch.optim.SGD):
@@ -193,12 +203,12 @@ class Spoils(torch.optim.SGD):
 
 @pytest.mark.usefixtures("quick")
 def test_canary_a_side_that_does_not_work_is_invalid() -> None:
-    checks = compared(side(Idle))["checks"]
-    assert (checks["parameters_moved"], checks["unmoved"]) == (False, ["0", "1", "2"])
-    assert checks["baseline_sound"]
-    assert not compared(side(), side(Idle))["checks"]["baseline_sound"]
-    assert not compared(side(), side(Spoils))["checks"]["baseline_sound"]
-    assert not compared(side(Spoils))["checks"]["finite"]
+    checks = compared(side(Idle)).checks
+    assert (checks.parameters_moved, checks.unmoved) == (False, ["0", "1", "2"])
+    assert checks.baseline_sound
+    assert not compared(side(), side(Idle)).checks.baseline_sound
+    assert not compared(side(), side(Spoils)).checks.baseline_sound
+    assert not compared(side(Spoils)).checks.finite
 
 
 @pytest.mark.usefixtures("quick")
@@ -210,22 +220,28 @@ def test_a_closure_is_given_to_who_needs_one_and_curvature_is_spoken_of() -> Non
             losses.append(float(closure()))
             return super().step()
 
-    blocks = compared(side(Needs, closure=True, hessian=True))
+    blocks = compared(side(Needs, closure=True, hessian_every=10))
     assert set(losses) == {1.0}
-    assert "ordinary steps alone" in blocks["step"]["notes"]["curvature"]
+    assert "ordinary steps alone" in blocks.step.notes["curvature"]
+
+
+def contestant(recipe: Recipe, workload: Any) -> Contestant:
+    made = pair(recipe, workload=workload)
+    loop = Loop(made.workload, recipe, made.settings, made.device)
+    return Contestant(loop, gradients_for(loop), [p.detach().clone() for p in loop.parameters])
 
 
 def test_work_done_now_and_then_is_spoken_of() -> None:
-    one = Contestant(side(), nn.Linear(3, 2), Noise([torch.empty(6)], 0))
+    one = contestant(side(), Shapes([(1, [3, 2]), (1, [2])], steps=1))
     one.seconds, one.host_seconds = [1.0, 1.0, 1.0, 9.0], [1.0] * 4
     for p in one.parameters:
         p.grad = torch.zeros_like(p)
-    part = one.block_of(1e9, None)
-    assert part["mean_seconds"] == 3.0
-    assert part["seconds"]["median"] == 1.0
-    assert part["fits_in_cache"] is None
-    notes = _notes({CANDIDATE: one}, {CANDIDATE: part})
-    assert "the mean step is 3.00 times the median one" in notes["uneven"]
+    part = one.side(1e9, None)
+    assert part.mean_seconds == 3.0
+    assert part.seconds is not None
+    assert part.seconds.median == 1.0
+    assert part.fits_in_cache is None
+    assert "the mean step is 3.00 times the median one" in notes([one], [part])["uneven"]
 
 
 def test_blocks_start_alike_and_gradients_do_not() -> None:
@@ -240,11 +256,10 @@ def test_blocks_start_alike_and_gradients_do_not() -> None:
             p.grad.fill_(7.0)  # as Grams and schedule-free methods do
             return super().step()
 
-    model = Shapes([(1, [40])], steps=1).model()
-    one = Contestant(side(Looks), model, gradients_for(Shapes([], steps=1), model, Settings(1)))
+    one = contestant(side(Looks), Shapes([(1, [40])], steps=1))
     for _ in range(3):
         one.block()
-    assert all(torch.equal(value, next(model.parameters())) for value in begun[::2])
+    assert all(torch.equal(value, one.start_values[0]) for value in begun[::2])
     assert all((gradient != 7).all() for gradient in seen[::2])
     assert not torch.equal(seen[0], seen[2])
     assert len(seen) == 6, "a step that does not count, and one that does"
@@ -254,11 +269,11 @@ def test_blocks_start_alike_and_gradients_do_not() -> None:
 def test_sparse_gradients_touch_the_rows_that_the_workload_touches() -> None:
     workload = Embedding(rows=20_000, dim=8, batch=16, sparse=True, steps=1)
     blocks = compared(side(torch.optim.SparseAdam, "a"), side(torch.optim.SparseAdam, "b"), workload)
-    found = blocks["step"]
-    assert found["gradients"] == "sparse"
-    assert 0 < found["candidate"]["touched_elements"] < 0.02 * blocks["parameters"]["count"]
-    assert 28 < found["candidate"]["bytes_per_parameter"] < 60, "28, the rows' numbers, and rows that come twice"
-    assert blocks["checks"]["parameters_moved"]
+    found = blocks.step
+    assert found.gradients == "sparse"
+    assert 0 < found.candidate.touched_elements < 0.02 * blocks.parameters.count
+    assert 28 < found.candidate.bytes_per_parameter < 60, "28, the rows' numbers, and rows that come twice"
+    assert blocks.checks.parameters_moved
 
 
 def test_a_copy_has_a_rate() -> None:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from optimeter.measure.jobs.job import Job
-from optimeter.measure.jobs.sweep import BYTES, SECONDS, in_a_line, scaled, told_apart
+from optimeter.measure.jobs.sweep import told_apart
 from optimeter.measure.records.folder import Place
 
 
@@ -31,34 +29,3 @@ def test_what_is_said_twice_is_said_once_and_what_one_run_lacks_is_not_said() ->
         "a, kind train",
         "a, kind step",
     ]
-
-
-@pytest.mark.parametrize(
-    ("value", "units", "words"),
-    [
-        (36, BYTES, "36 B"),
-        (36_165_768, BYTES, "36.17 MB"),
-        (12.3456e9, BYTES, "12.35 GB"),
-        (0, BYTES, "0 B"),
-        (1.25, SECONDS, "1.25 s"),
-        (0.0461, SECONDS, "46.1 ms"),
-        (2.5e-7, SECONDS, "0.25 µs"),
-    ],
-)
-def test_numbers_have_a_unit_of_their_size(value: float, units: dict[str, float], words: str) -> None:
-    assert scaled(value, units) == words
-
-
-def test_the_line_of_a_trained_run() -> None:
-    peaks = {"forward": 5e6, "backward": 9e6, "step": 4e6, "overall": 9e6}
-    result: dict[str, Any] = {
-        "status": "ok",
-        "quality": {"first_loss": 6.5536, "final_loss": 2.5646},
-        "memory": {"state_bytes": 2000, "transient_bytes": 500, "peak_bytes": peaks},
-        "time": {"step": {"median": 0.0328}},
-    }
-    assert in_a_line(result) == "loss 6.554 → 2.565, 32.8 ms a step, peak 9 MB in backward, 2.5 kB the optimizer's"
-    unwatched = result | {"memory": {"state_bytes": 2000, "transient_bytes": None, "peak_bytes": None}}
-    assert in_a_line(unwatched | {"time": {"step": None}}) == "loss 6.554 → 2.565"
-    assert in_a_line(result | {"status": "diverged"}) == ""
-    assert in_a_line({"status": "error", "quality": None}) == ""

@@ -3,15 +3,14 @@
 import pytest
 
 from optimeter.measure.jobs.build import build_workload, optimizer_builder
-from optimeter.measure.jobs.child import settings_of
 from optimeter.measure.jobs.parts import about
-from optimeter.measure.methods.train import Training
 from tests.conftest import composed, names
+from tests.trials import train
 
 OURS = [
     n
     for n in names("optimizer")
-    if n != "any" and composed(f"optimizer={n}")["optimizer"]["_target_"].startswith("optimizers.")
+    if n != "any" and composed(f"optimizer={n}")["optimizer"]["_target_"].startswith("optimeter.optimizers.")
 ]
 
 
@@ -20,11 +19,12 @@ def test_ours_train(name: str) -> None:
     sparse = about(composed(f"optimizer={name}")["optimizer"])["gradients"] == "sparse"
     config = composed(f"optimizer={name}", f"workload={'embedding' if sparse else 'mlp'}")
     workload = build_workload(config["workload"])
-    blocks = Training(workload, optimizer_builder(config["optimizer"]), settings_of(config, "cpu")).run()
-    quality = blocks["quality"]
-    assert blocks["status"] == "ok", blocks["reason"]
-    assert blocks["checks"]["parameters_moved"]
+    said = {key: about(config["optimizer"])[key] for key in ("closure", "hessian_every", "roles")}
+    blocks = train(workload, optimizer_builder(config["optimizer"]), steps=config["steps"], **said)
+    quality = blocks.quality
+    assert blocks.status == "ok", blocks.reason
+    assert blocks.checks.parameters_moved
     if sparse:
-        assert quality["final_loss"] < 0.9 * quality["first_loss"]
+        assert quality.final_loss < 0.9 * quality.first_loss
     else:
-        assert quality["score"] >= 0.93
+        assert quality.score >= 0.93

@@ -92,131 +92,99 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 
 
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    from optimeter.measure.jobs.build import build_workload, optimizer_builder, resolve
     from optimeter.measure.memory.peaks import compiled
-    from optimeter.measure.methods.train import Training
+    from optimeter.measure.records.fields import to_plain
     from optimeter.measure.records.record import STEPS, to_line
 
-    config, listed_only = payload["config"], payload["listed_only"]
-    build = optimizer_builder(config["optimizer"], listed_only)
-    workload = build_workload(config["workload"], listed_only)
-    check_pair(config, resolve("optimizer", config["optimizer"], listed_only), workload)
-    settings = settings_of(config, payload["device"])
-    if config["measure"]["kind"] == "plan":
-        from optimeter.measure.methods.plan import plan
-
-        return plan(workload, build, settings)
-    if config["measure"]["kind"] == "step":
-        return _compare_steps(config, listed_only, workload, settings, send)
+    measure = measure_of(payload["config"]["measure"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
-        if config["measure"]["kind"] == "overhead":
-            from optimeter.measure.methods.overhead import overhead
-
-            blocks = _watched(settings.device, lambda: overhead(workload, build, settings, config["measure"], send))
-            return blocks | {"weights": workload.provenance() or None}
 
         def progress(news: Any) -> None:
             steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
             send(news)
 
-        training = Training(workload, build, settings, lambda line: steps.write(to_line(line)), progress)
-        weights = {"weights": workload.provenance() or None}
-        return _watched(settings.device, training.run) | weights | {"compiled": compiled()}
+        trial = trial_of(payload, lambda line: steps.write(to_line(line)), progress)
+        if reason := measure.fits(trial):
+            raise Unsupported(reason)
+        with trial.device.watch() as watch:
+            findings = measure.run(trial)
+    findings.summary = measure.line(findings)
+    provenance = {"weights": trial.workload.provenance() or None, "gpu": watch.summary(), "compiled": compiled()}
+    return to_plain(findings) | provenance
 
 
-def _watched(device: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The blocks that `measured` returns and what was seen of the device meanwhile."""
+def measure_of(spec: dict[str, Any]) -> Any:
+    """The measure that a configuration names."""
+    from optimeter.measure import methods
+
+    cls = getattr(methods, spec["kind"].capitalize())
+    return cls(**{name: value for name, value in spec.items() if name not in ("kind", "baseline", "shapes")})
+
+
+def trial_of(payload: dict[str, Any], write: Any, progress: Any) -> Any:
+    """What a measure is given; raises Unsupported where the baseline cannot be built here."""
     from optimeter.measure.devices import device_for
+    from optimeter.measure.jobs.build import build_workload
+    from optimeter.measure.methods import Trial
 
-    with device_for(device).watch() as watch:
-        blocks = measured()
-    return blocks | {"gpu": watch.summary()}
-
-
-def _compare_steps(
-    config: dict[str, Any], listed_only: bool, workload: Any, settings: Any, send: Send
-) -> dict[str, Any]:
-    """The record's blocks for measure=step; raises Unsupported where the baseline cannot be run here."""
-    from optimeter.measure.jobs.build import optimizer_builder
-    from optimeter.measure.memory.peaks import compiled
-    from optimeter.measure.methods.contestant import Side
-    from optimeter.measure.methods.step import BASELINE, CANDIDATE, compare_steps
-
+    config, listed_only = payload["config"], payload["listed_only"]
+    specs = {part: spec for part, spec in parts_of(config) if part != "workload"}
     names = {"optimizer": config["choices"]["optimizer"], "baseline": config["baseline"]}
-    specs = {part: spec for part, spec in parts_of(config) if part in names}
-    sides = {}
-    for part, spec in specs.items():
-        said = about(spec)
-        if part == "baseline" and (reason := workload.unsuitable(said)):
-            raise Unsupported(f"baseline={names[part]}: {reason}; choose another baseline")
-        try:
-            build = optimizer_builder(spec, listed_only, part)
-        except Unsupported as reason:
-            raise Unsupported(f"{part}={names[part]}: {reason}") from reason
-        side = Side(names[part], build, said["closure"], bool(said["hessian_every"]), said["roles"])
-        sides[CANDIDATE if part == "optimizer" else BASELINE] = side
-    blocks = _watched(settings.device, lambda: compare_steps(workload, sides, settings, config["measure"], send))
-    return blocks | {"compiled": compiled()}
-
-
-def check_pair(config: dict[str, Any], cls: type, workload: Any) -> None:
-    """Raise Unsupported where an optimizer of this class cannot train this workload."""
-    optimizer = about(config["optimizer"])
-    if reason := workload.unsuitable(optimizer):
-        raise Unsupported(reason)
-    if config["measure"]["kind"] in ("step", "plan"):
-        return  # no training: neither curvature nor a norm is asked for
-    if optimizer["hessian_every"] and (reason := no_curvature(cls, workload)):
-        raise Unsupported(reason)
-    if config["clip_norm"] is not None and workload.gradients == "sparse":
-        raise Unsupported("clip_norm needs dense gradients, and this workload's are sparse")
-
-
-def no_curvature(cls: type, workload: Any) -> str | None:
-    """Why the run loop cannot estimate curvature for an optimizer of this class on this workload, or None."""
-    from optimeter.workloads.core.workload import Workload
-
-    if not hasattr(cls, "update_hessian") or not hasattr(cls, "curvature_from"):
-        return f"about.hessian_every is set, but {cls.__name__} has no update_hessian(loss, samples) and curvature_from"
-    if cls.curvature_from == "sampled_loss" and type(workload).sampled_loss is Workload.sampled_loss:
-        return "it estimates curvature from labels that the model draws, and this workload has no sampled_loss for that"
-    return None
-
-
-def settings_of(config: dict[str, Any], device: str) -> Any:
-    """The run loop's settings from the configuration."""
-    import torch
-
-    from optimeter.measure.methods.settings import Settings
-
-    names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")
-    optimizer = about(config["optimizer"])
-    return Settings(
-        **{name: config[name] for name in names},
-        device=device,
-        dtype=getattr(torch, config["dtype"]),
-        sample_every=config["measure"].get("sample_every", "auto"),
-        closure=optimizer["closure"],
-        hessian_every=optimizer["hessian_every"],
-        roles=optimizer["roles"],
+    recipes = {part: recipe_of(names[part], spec, listed_only, part) for part, spec in specs.items()}
+    return Trial(
+        workload=build_workload(config["workload"], listed_only),
+        optimizer=recipes.pop("optimizer"),
+        settings=settings_of(config),
+        device=device_for(payload["device"]),
+        others=recipes,
+        write=write,
+        progress=progress,
     )
 
 
-def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
-    """For `dry`: the plan of a run, or why it cannot run."""
-    from optimeter.measure.jobs.build import build_workload, optimizer_builder, resolve
-    from optimeter.measure.methods.plan import plan
+def recipe_of(name: str, spec: dict[str, Any], listed_only: bool, part: str) -> Any:
+    """How to build one optimizer."""
+    from optimeter.measure.jobs.build import optimizer_builder, resolve
+    from optimeter.measure.methods import Recipe
 
-    config, listed_only = payload["config"], payload["listed_only"]
+    said = about(spec)
     try:
-        build = optimizer_builder(config["optimizer"], listed_only)
-        workload = build_workload(config["workload"], listed_only)
-        check_pair(config, resolve("optimizer", config["optimizer"], listed_only), workload)
-        return plan(workload, build, settings_of(config, payload["device"]))["plan"]
+        cls = resolve(part, spec, listed_only)
+        build = optimizer_builder(spec, listed_only, part)
+    except Unsupported as reason:
+        raise Unsupported(str(reason) if part == "optimizer" else f"{part}={name}: {reason}") from reason
+    keys = ("closure", "hessian_every", "gradients", "roles")
+    return Recipe(name, build, cls, **{key: said[key] for key in keys})
+
+
+def settings_of(config: dict[str, Any]) -> Any:
+    """How to train, from the configuration."""
+    import torch
+
+    from optimeter.measure.methods import Settings
+
+    names = ("steps", "seed", "schedule", "warmup_steps", "clip_norm", "accumulate", "eval_every", "record_every")
+    return Settings(**{name: config[name] for name in names}, dtype=getattr(torch, config["dtype"]))
+
+
+def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
+    """For `dry`: the plan of a run in a line, or why it cannot run."""
+    from optimeter.measure.methods import Plan
+
+    try:
+        trial = trial_of(payload, ignored, ignored)
+        if reason := measure_of(payload["config"]["measure"]).fits(trial):
+            return {"unsupported": reason}
+        plan = Plan()
+        return {"planned": plan.line(plan.run(trial))}
     except Unsupported as reason:
         return {"unsupported": str(reason)}
     except Exception as error:
         return {"unknown": in_short(error)}
+
+
+def ignored(news: Any) -> None:
+    """Nobody listens to an estimate."""
 
 
 OUT_OF_MEMORY = (

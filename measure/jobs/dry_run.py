@@ -6,7 +6,6 @@ from optimeter.measure.jobs.child import estimate
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.parts import Config, key, parts_of
-from optimeter.measure.jobs.sweep import planned
 from optimeter.measure.records.read import read_records
 
 
@@ -47,4 +46,4 @@ def like(known: Any) -> tuple:
 
 def in_words(found: Config) -> str:
     """The estimate of one run's memory, or why there is none."""
-    return found.get("unsupported") or found.get("unknown") or planned(found)
+    return found.get("unsupported") or found.get("unknown") or found["planned"]

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,10 +18,7 @@ from optimeter.measure.records.record import FAILED, LOG, SCHEMA
 
 # Every key of a record, for runs that end before they can fill it.
 EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
-EMPTY |= dict.fromkeys(("weights", "parameters", "memory", "time", "quality", "checks"))
-
-BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
-SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+EMPTY |= dict.fromkeys(("summary", "weights", "parameters", "memory", "time", "quality", "checks"))
 
 
 @dataclass(frozen=True)
@@ -53,46 +50,6 @@ def told_apart(jobs: list[Job]) -> list[Job]:
             words = [f"{name.rpartition('.')[2]} {value}" for name, value in values.items()]
             labelled[number] = replace(jobs[number], label=", ".join(dict.fromkeys([label, *words])))
     return labelled
-
-
-def in_a_line(result: Mapping[str, Any]) -> str:
-    """What a run found, as far as it fits into the line that tells how it ended."""
-    if result.get("plan"):
-        return planned(result["plan"])
-    return trained(result) if result["status"] == "ok" and result.get("quality") else ""
-
-
-def trained(result: Mapping[str, Any]) -> str:
-    """A trained run in one line: "loss 6.554 → 2.565, 46 ms a step, peak 36.2 MB in backward, 1.7 MB the optimizer's".
-
-    The optimizer's: its state and the temporary memory of its step, the most that another one could save.
-    """
-    quality, memory, step = result["quality"], result["memory"], result["time"]["step"]
-    parts = [f"loss {quality['first_loss']:.4g} → {quality['final_loss']:.4g}"]
-    if step:
-        parts.append(f"{scaled(step['median'], SECONDS)} a step")
-    if peaks := memory["peak_bytes"]:
-        phase = max((name for name in peaks if name != "overall"), key=peaks.__getitem__)
-        own = memory["state_bytes"] + memory["transient_bytes"]
-        parts += [f"peak {scaled(peaks['overall'], BYTES)} in {phase}", f"{scaled(own, BYTES)} the optimizer's"]
-    return ", ".join(parts)
-
-
-def scaled(value: float, units: Mapping[str, float]) -> str:
-    """A number in the largest unit of which there is one: "36.2 MB"."""
-    name, size = next(((name, size) for name, size in units.items() if value >= size), list(units.items())[-1])
-    return f"{value / size:.4g} {name}"
-
-
-def planned(plan: dict[str, Any]) -> str:
-    """A plan in one line: "180.9 GB: 45.2 parameters, 45.2 gradients, 90.5 state, 0.1 step; fits 192 GB"."""
-    names = {"parameter_bytes": "parameters", "gradient_bytes": "gradients", "state_bytes": "state"}
-    names |= {"transient_bytes": "step"}
-    unit, size = ("GB", 1e9) if plan["total_bytes"] >= 1e9 else ("MB", 1e6)
-    parts = ", ".join(f"{plan[key] / size:.4g} {name}" for key, name in names.items() if plan[key] is not None)
-    cards = [card for card, fits in plan["fits"].items() if fits]
-    room = f"fits {cards[0]} GB" if cards else "fits no common card"
-    return f"{plan['total_bytes'] / size:.4g} {unit}: {parts}; {room}"
 
 
 def run_jobs(jobs: list[Job], make: Callable[..., Any]) -> list[Ending]:
@@ -139,7 +96,7 @@ def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Prog
 
 def _kept(job: Job) -> Ending | None:
     result = None if job.rerun else job.place.finished()
-    return Ending(job, result["status"], result["reason"], True, in_a_line(result)) if result else None
+    return Ending(job, result["status"], result["reason"], True, result.get("summary") or "") if result else None
 
 
 def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
@@ -168,7 +125,7 @@ def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
     if (folder / LOG).exists():  # a record may be published
         (folder / LOG).write_text(scrub((folder / LOG).read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
     job.place.commit(result)
-    return Ending(job, result["status"], result["reason"], summary=in_a_line(result))
+    return Ending(job, result["status"], result["reason"], summary=result.get("summary") or "")
 
 
 def yaml_of(config: dict[str, Any]) -> str:

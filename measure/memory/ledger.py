@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from optimeter.measure.records.schema import Parameters
+
 FIRST_MOMENT, SECOND_MOMENT = "first_moment", "second_moment"
 ROLES = {
     FIRST_MOMENT: ("exp_avg", "state1", "absmax1", "momentum_buffer"),
@@ -159,11 +161,11 @@ def tensor_bytes(tensors: Iterable[Tensor | None]) -> int:
     return sum(size for size, _ in found.values())
 
 
-def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """The record's `parameters` block: elements, trainable elements, and bytes of all parameters."""
+def parameter_counts(model: nn.Module) -> Parameters:
+    """How many elements a model has, how many are trained, and what all of them take."""
     parameters = list(model.parameters())
-    return {
-        "count": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "bytes": tensor_bytes(parameters),
-    }
+    return Parameters(
+        count=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        bytes=tensor_bytes(parameters),
+    )

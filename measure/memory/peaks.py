@@ -1,58 +1,81 @@
 """Peaks by phase where no allocator keeps a count: one more step after the run, its tensors followed one by one."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from optimeter.measure.memory.ledger import walk
 from optimeter.measure.memory.live import LiveBytes
-from optimeter.measure.records.record import in_short
+from optimeter.measure.records.write import in_short
 
 if TYPE_CHECKING:
-    from optimeter.measure.methods.train import Training
+    from optimeter.measure.methods.loop import Loop
 
 
-def watched(training: "Training", batches: list[Any]) -> tuple[dict[str, Any], str]:
-    """The record's peaks and what the step takes beside the state, from the tensors themselves; or nothing, and why.
+@dataclass(frozen=True)
+class Peaks:
+    """The most that live tensors held: in each phase and `overall`, and in the optimizer's step beside its state."""
 
-    Called after the run, on a device whose allocator keeps no count.
-    """
-    if training.settings.closure:
-        return {}, "the step calls a closure"
+    by_phase: dict[str, int]  # bytes
+    transient_bytes: int
+
+
+def peaks_of_a_step(loop: "Loop", batches: list[Any]) -> tuple[Peaks | None, str | None]:
+    """Peaks of one more step and one more evaluation; or None, and why they cannot be told. Empties `batches`."""
+    if loop.recipe.closure:
+        return None, "the step calls a closure"
     if compiled():
-        return {}, "the step is compiled, and what it takes inside is not seen"
+        return None, "the step is compiled, and what it takes inside is not seen"
     try:
-        peaks, transient = watch(training, batches)
+        return follow(loop, batches), None
     except Exception as error:
-        return {}, in_short(error)
-    return {"peak_bytes": peaks, "peak_source": "tensors", "transient_bytes": transient}, ""
+        return None, in_short(error)
 
 
-def watch(training: "Training", batches: list[Any]) -> tuple[dict[str, int], int]:
-    """(Peak bytes of live tensors by phase and overall, temporary bytes of the optimizer's step).
+def follow(loop: "Loop", batches: list[Any]) -> Peaks:
+    """Make the step and the evaluation. Work that an optimizer does only every few steps is seen if this one does it.
 
-    Takes one more step on `batches`, which it empties, and one more evaluation. Work that an optimizer does only every
-    few steps is seen if this step does it. Raises what the optimizer's own code raises.
+    Raises what the optimizer's own code raises.
     """
-    model, optimizer = training.model, training.optimizer
-    optimizer.zero_grad()
-    held = [*model.parameters(), *model.buffers(), *(one for one in tree_leaves(batches) if isinstance(one, Tensor))]
-    held += [one for _, one in walk(optimizer) if isinstance(one, Tensor)]
-    with LiveBytes(held) as live:
-        held.clear()  # the batches shall be free to go
-        if training.settings.hessian_every:
+    loop.optimizer.zero_grad()
+    with LiveBytes(tensors_of(loop, batches)) as live:
+        if loop.recipe.hessian_every:
             with live.phase("estimator"):
-                training.estimate_curvature(batches[0])
-        loss = training.fill_gradients(batches, live.phase)
+                loop.estimate_curvature(batches[0])
+        loss = _gradients(loop, batches, live)
         before = live.live
         with live.phase("step"):
-            training.update(loss)
+            loop.update(loss)
         transient = live.peaks["step"] - max(before, live.live)  # what the step leaves behind is state
-        batches.clear()
+        batches.clear()  # they shall be free to go
         with live.phase("evaluation"):
-            training.held_out()
-    return live.peaks | {"overall": max(live.peaks.values())}, transient
+            loop.held_out()
+    return Peaks(live.peaks | {"overall": max(live.peaks.values())}, transient)
+
+
+def tensors_of(loop: "Loop", batches: list[Any]) -> list[Tensor]:
+    """What lives before the step: of the model, the batches and the optimizer."""
+    tensors = [*loop.model.parameters(), *loop.model.buffers()]
+    tensors += [leaf for leaf in tree_leaves(batches) if isinstance(leaf, Tensor)]
+    tensors += [state for _, state in walk(loop.optimizer) if isinstance(state, Tensor)]
+    return tensors
+
+
+def _gradients(loop: "Loop", batches: list[Any], live: LiveBytes) -> Tensor:
+    """As `Loop.gradients`, each pass in its phase."""
+    loop.optimizer.zero_grad()
+    losses = []
+    for batch in batches:
+        with live.phase("forward"):
+            loss = loop.forward(batch, len(batches))
+        with live.phase("backward"):
+            loss.backward()
+        losses.append(loss.detach())
+    loop.clip()
+    return torch.stack(losses).sum()
 
 
 def compiled() -> bool:

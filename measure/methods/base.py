@@ -79,8 +79,8 @@ class Measure:
     """One way to measure an optimizer on a workload; its constructor takes the arguments in its YAML.
 
     The constructor raises ValueError, in one line, for a value that cannot be; the sweep is then refused before
-    anything runs. A YAML may name further optimizers, `optimizers: {baseline: ${baseline}}`: they are no arguments but
-    come as `trial.others`. With an argument `shapes` that is given, parameters of these shapes are the workload.
+    anything runs. Two keys of a YAML are no arguments: `optimizers: {baseline: ${baseline}}` names further optimizers,
+    which come as `trial.others`; `shapes: 8*1024x1024`, where given, puts such parameters in the workload's place.
     """
 
     trains = True  # whether it makes training steps; where it does not, neither curvature nor clipping is asked for
@@ -95,8 +95,8 @@ class Measure:
         """Measure once, in this process, and return what was found: bytes, seconds, losses.
 
         `status` is "ok" or "diverged". A block of one's own goes into `extra`, as plain JSON. What is None for a reason
-        has it in `missing`, under its path ("memory.peak_bytes"). It may raise: Unsupported and NotImplementedError
-        become the status *unsupported* with their text, out of memory *oom*, everything else *error*.
+        has it in `missing`, under its path ("memory.peak_bytes"). It may raise: Unsupported, and a
+        workload's NoTask, become the status *unsupported* with their text, out of memory *oom*, all else *error*.
         """
         raise NotImplementedError(f"{type(self).__name__} has no run(trial)")
 

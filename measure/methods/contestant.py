@@ -1,61 +1,45 @@
 """One optimizer on its own copy of the parameters: its steps timed block by block, and the bytes that they move."""
 
-import copy
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from optimeter.measure.devices import device_for
-from optimeter.measure.memory.ledger import ledger, tensor_bytes
-from optimeter.measure.memory.prediction import to_mode
+from optimeter.measure.memory.ledger import Ledger, ledger, tensor_bytes
 from optimeter.measure.methods.gradients import Noise
-from optimeter.measure.methods.settings import Build
+from optimeter.measure.methods.loop import Loop
+from optimeter.measure.monitor.monitor import process_peak_bytes
 from optimeter.measure.monitor.probe import fingerprints
-from optimeter.measure.statistics import spread
+from optimeter.measure.records.schema import Memory, StepSide, Times
+from optimeter.measure.statistics import median, spread
 
-WARM_UP = 3  # steps after the first: some allocate, or compile, at the second
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two optimizers, and what its step needs."""
-
-    name: str
-    build: Build
-    closure: bool = False
-    hessian: bool = False  # it has a step of another kind now and then, which is not made here
-    roles: Mapping[str, str] = field(default_factory=dict)
+UNTIMED_STEPS = 3  # after the first: some allocate, or compile, at the second
 
 
 class Contestant:
-    """An optimizer on its own copy of a model's parameters, and how long its steps took."""
+    """An optimizer on its own copy of a model's parameters, and how long its steps took.
 
-    def __init__(self, side: Side, model: nn.Module, gradients: Noise) -> None:
-        self.side, self.gradients = side, gradients
-        self.start_values = [p.detach() for p in model.parameters() if p.requires_grad]
-        self.model = model = copy.deepcopy(model)
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.parameters = [p for _, p in named]
-        self.device = device_for(self.parameters[0].device)
-        self.before = fingerprints(model)
-        self.optimizer = side.build(named)
-        to_mode(self.optimizer, "train")
+    start_values: of the parameters, to which they are set back before each block.
+    """
+
+    def __init__(self, loop: Loop, gradients: Noise, start_values: Sequence[Tensor]) -> None:
+        self.loop, self.gradients, self.start_values = loop, gradients, start_values
+        self.recipe, self.device, self.parameters = loop.recipe, loop.device, loop.parameters
+        self.before = fingerprints(loop.model)
         loss = torch.ones((), device=self.device.torch)
-        self.arguments: tuple[Any, ...] = (lambda: loss,) if side.closure else ()
+        self.arguments: tuple[Any, ...] = (lambda: loss,) if self.recipe.closure else ()
         self.steps, self.block_steps = 0, 1
         self.first_step: float = 0.0
         self.seconds: list[float] = []  # a step, of each block
         self.host_seconds: list[float] = []
 
     def start(self, block_seconds: float) -> None:
-        """The first step, a few more, then as many as tell how many fill a block."""
+        """Make the first step and a few more, then find how many steps fill a block."""
         self.gradients.write(self.parameters)
         self.first_step, _ = self.timed(1)
-        self.timed(WARM_UP)
+        self.timed(UNTIMED_STEPS)
         steps = 1
         while (seconds := self.timed(steps)[0]) < block_seconds / 4:
             steps *= 2
@@ -66,7 +50,7 @@ class Contestant:
         self.device.synchronise()
         begin, called = self.device.stamp(), time.perf_counter()
         for _ in range(steps):
-            self.optimizer.step(*self.arguments)
+            self.loop.optimizer.step(*self.arguments)
         returned, end = time.perf_counter(), self.device.stamp()
         self.device.synchronise()
         self.steps += steps
@@ -87,45 +71,55 @@ class Contestant:
         return device
 
     def unmoved(self) -> list[str]:
-        """Names of parameters that are bit for bit what they were before the first step."""
-        now = fingerprints(self.model)
-        trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        return sorted(name for name in now if name in trainable and now[name] == self.before[name])
+        """Names of trained parameters that are bit for bit what they were before the first step."""
+        trainable = {name for name, _ in self.loop.named}
+        return sorted(self.loop.unmoved(self.before) & trainable)
 
-    def finite(self) -> bool:
-        return all(bool(p.isfinite().all()) for p in self.parameters)
+    def ledger(self) -> Ledger:
+        """What the optimizer holds now."""
+        return ledger(self.loop.optimizer, self.loop.model, self.recipe.roles)
 
-    def traffic(self) -> dict[str, Any]:
-        """The least bytes that a step must move (`minimum_bytes`), and what they follow from."""
-        held = ledger(self.optimizer, self.model, self.side.roles).state_bytes
+    def memory(self) -> Memory:
+        """The record's `memory`, without what only an allocator or a whole step could tell."""
+        return Memory.of(
+            self.ledger(),
+            sum(p.numel() for p in self.parameters),
+            gradient_bytes=tensor_bytes(p.grad for p in self.parameters),
+            process_peak_bytes=process_peak_bytes(),
+        )
+
+    def times(self) -> Times:
+        """The record's `time`."""
+        host = None if self.device.host_waits else spread(self.host_seconds)
+        return Times(optimizer=spread(self.seconds), optimizer_host=host, first_step=self.first_step)
+
+    def side(self, copy_rate: float, cache_bytes: int | None) -> StepSide:
+        """What the record keeps of this side of a comparison; `copy_rate` is the plain copy's bytes a second."""
+        state_bytes = self.ledger().state_bytes
         elements = sum(p.numel() for p in self.parameters)
         touched, gradient_bytes = self.gradients.touched(self.parameters)
-        moved = minimum_bytes(tensor_bytes(self.parameters), gradient_bytes, held, touched / elements)
-        working_set = tensor_bytes(self.parameters) + tensor_bytes(p.grad for p in self.parameters) + held
-        known = {"state_bytes": held, "gradient_bytes": gradient_bytes, "touched_elements": touched}
-        return known | {
-            "minimum_bytes": moved,
-            "bytes_per_parameter": moved / touched,
-            "working_set_bytes": working_set,
-        }
-
-    def block_of(self, copied: float, cache: int | None) -> dict[str, Any]:
-        """What the record keeps of this side; `copied` is the copy's bytes a second."""
-        found = self.traffic()
-        rate = found["minimum_bytes"] / spread(self.seconds)["median"]  # type: ignore[index]
-        return {
-            "optimizer": self.side.name,
-            "seconds": spread(self.seconds),
-            "mean_seconds": sum(self.seconds) / len(self.seconds),
-            "host_seconds": spread(self.host_seconds),
-            "first_step": self.first_step,
-            "block_steps": self.block_steps,
-            **found,
-            "bytes_per_second": rate,
-            "copy_share": rate / copied,
-            "fits_in_cache": None if cache is None else found["working_set_bytes"] <= cache,
-            "raw_seconds": self.seconds,
-        }
+        parameter_bytes = tensor_bytes(self.parameters)
+        moved = minimum_bytes(parameter_bytes, gradient_bytes, state_bytes, touched / elements)
+        working_set = parameter_bytes + tensor_bytes(p.grad for p in self.parameters) + state_bytes
+        rate = moved / median(self.seconds)
+        return StepSide(
+            optimizer=self.recipe.name,
+            seconds=spread(self.seconds),
+            mean_seconds=sum(self.seconds) / len(self.seconds),
+            host_seconds=spread(self.host_seconds),
+            first_step=self.first_step,
+            block_steps=self.block_steps,
+            state_bytes=state_bytes,
+            gradient_bytes=gradient_bytes,
+            touched_elements=touched,
+            minimum_bytes=moved,
+            bytes_per_parameter=moved / touched,
+            working_set_bytes=working_set,
+            bytes_per_second=rate,
+            copy_share=rate / copy_rate,
+            fits_in_cache=None if cache_bytes is None else working_set <= cache_bytes,
+            raw_seconds=self.seconds,
+        )
 
 
 def minimum_bytes(parameters: float, gradients: float, state: float, share: float = 1.0) -> float:

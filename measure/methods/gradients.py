@@ -4,10 +4,11 @@ import copy
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from optimeter.measure.methods.loop import Loop
 
 STD = 0.01
 SLACK = 1 << 16  # elements by which the pool of noise is longer than the largest parameter
@@ -42,20 +43,18 @@ class Noise:
 
 
 class TouchedRows(Noise):
-    """Sparse gradients: noise in the rows that batches of the workload touch, as often as they touch them."""
+    """Sparse gradients: noise in the rows that real batches touch, with their multiplicity."""
 
-    def __init__(
-        self, workload: Any, model: nn.Module, parameters: Sequence[Tensor], seed: int, to_device: Any
-    ) -> None:
-        super().__init__(parameters, seed)
-        scratch = copy.deepcopy(model)
-        own = [p for p in scratch.parameters() if p.requires_grad]
+    def __init__(self, loop: Loop) -> None:
+        workload, seed = loop.workload, loop.settings.seed
+        super().__init__(loop.parameters, seed)
+        scratch = copy.deepcopy(loop.model)
+        parameters = [p for p in scratch.parameters() if p.requires_grad]
         self.rows: list[list[Tensor | None]] = []  # of each batch, for each parameter; None where it is dense
         for batch in itertools.islice(workload.batches("train", seed), BATCHES):
             scratch.zero_grad()
-            workload.loss(scratch, to_device(batch)).backward()
-            found = [p.grad for p in own]
-            self.rows.append([g._indices().clone() if g is not None and g.is_sparse else None for g in found])
+            workload.loss(scratch, loop.placed(batch)).backward()
+            self.rows.append([row_indices(p.grad) for p in parameters])
 
     def write(self, parameters: Sequence[Tensor]) -> None:
         for p, indices in zip(parameters, self.draw.choice(self.rows), strict=True):
@@ -77,3 +76,15 @@ class TouchedRows(Noise):
         width = p[0].numel()
         values = indices.shape[1] * width * p.element_size()
         return indices.unique().numel() * width, values + indices.numel() * indices.element_size()
+
+
+def row_indices(gradient: Tensor | None) -> Tensor | None:
+    """The rows of a sparse gradient, (1, n); None for a dense one."""
+    return gradient._indices().clone() if gradient is not None and gradient.is_sparse else None
+
+
+def gradients_for(loop: Loop) -> Noise:
+    """The source of gradients of the kind that the workload's parameters receive."""
+    if loop.workload.gradients == "dense":
+        return Noise(loop.parameters, loop.settings.seed)
+    return TouchedRows(loop)

@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optimeter.measure.statistics import bootstrap
 
@@ -26,12 +25,6 @@ class Comparison:
         """(median, low, high) of the relative difference b/a − 1, by bootstrap over the pairs."""
         median, low, high = (math.expm1(value) for value in bootstrap(self.log_ratios, confidence=confidence))
         return median, low, high
-
-    def block(self, confidence: float = 0.9) -> dict[str, Any]:
-        """What the record keeps of it."""
-        median, low, high = self.interval(confidence)
-        known = {"a": self.a, "b": self.b, "difference": median, "low": low, "high": high, "confidence": confidence}
-        return known | {"pairs": len(self.log_ratios), "log_ratios": list(self.log_ratios)}
 
 
 def interleave(

@@ -1,4 +1,4 @@
-"""What the monitor costs, proved in one run: off and on in turn, beside two controls that show what could be seen.
+"""The measure `overhead`: what the monitor costs, in one run: off and on in turn, beside controls of known size.
 
 off/off must come out as nothing and a delay of 2 % must be seen; only then does the figure for the monitor mean
 anything, and otherwise the answer is "not resolved", never "none". What the monitor does at every step shows in the
@@ -10,56 +10,118 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, TextIO
+from typing import TextIO
 
-import torch
-
-from optimeter.measure.devices import device_for
-from optimeter.measure.memory.prediction import to_mode
+from optimeter.measure.memory.ledger import parameter_counts
+from optimeter.measure.methods.arguments import AUTO, check_positive, check_sampling, check_whole
+from optimeter.measure.methods.base import Measure, Trial
 from optimeter.measure.methods.interleave import Comparison, interleave
-from optimeter.measure.methods.settings import Build, Settings, to_device
+from optimeter.measure.methods.loop import Loop
 from optimeter.measure.monitor.monitor import OptimizerMonitor
 from optimeter.measure.monitor.sampling import CALIBRATION_STEPS
-from optimeter.measure.records.record import to_line
-from optimeter.measure.statistics import spread
+from optimeter.measure.records import schema
+from optimeter.measure.records.write import to_line
+from optimeter.measure.statistics import median
 
 OFF, ON, ONE, TWO = "off", "on", "+1 %", "+2 %"
-PAIRS = [(OFF, OFF + " again"), (OFF, ON), (OFF, ONE), (OFF, TWO)]
+AGAIN = f"{OFF} again"
+PAIRS = [(OFF, AGAIN), (OFF, ON), (OFF, ONE), (OFF, TWO)]
 SURE = 0.99  # confidence of off/off: at 0.9 one quiet machine in ten would be called restless
+USUAL = 0.9  # confidence of the others
 PRECISION = 0.005  # half-width of off/off and of off/on at which more pairs are not needed
 MOST = 4  # times as many pairs as asked for, if they are needed
 BATCHES = 8
 
 
-class Bench:
-    """A training loop whose blocks of steps can be timed with the monitor off, on, or with a known delay."""
+class Overhead(Measure):
+    """Time a training loop with the monitor off, on, and off with delays of known size as controls.
 
-    def __init__(self, workload: Any, build: Build, settings: Settings, options: dict[str, Any], sink: TextIO) -> None:
-        self.workload, self.device = workload, device_for(settings.device)
-        torch.manual_seed(settings.seed)
-        self.model = workload.model().to(device=self.device.torch, dtype=settings.dtype)
-        self.optimizer = build([(name, p) for name, p in self.model.named_parameters() if p.requires_grad])
-        to_mode(self.optimizer, "train")
-        batches = itertools.islice(workload.batches("train", settings.seed), BATCHES)
-        self.batches = itertools.cycle([to_device(batch, self.device.torch, settings.dtype) for batch in batches])
+    sample_every: steps between two looks at norms and memory; "auto" keeps them under 0.4 % of the time.
+    pairs: of blocks, for each comparison; up to four times as many while off/off or off/on is noisy.
+    block_seconds: of steps in one block.
+    """
+
+    def __init__(self, sample_every: int | str = AUTO, pairs: int = 100, block_seconds: float = 0.06) -> None:
+        check_sampling("sample_every", sample_every)
+        check_whole("pairs", pairs, 4)
+        check_positive("block_seconds", block_seconds)
+        self.sample_every, self.pairs, self.block_seconds = sample_every, pairs, block_seconds
+
+    def run(self, trial: Trial) -> schema.Findings:
+        with open(os.devnull, "w") as sink:
+            loop = MonitoredLoop(trial, self.sample_every, self.block_seconds, sink)
+            comparisons = self._compare(loop, trial)
+            monitor = loop.monitor
+            return schema.Findings(
+                status="ok",
+                steps=monitor.steps,
+                parameters=parameter_counts(loop.loop.model),
+                memory=monitor.memory(),
+                time=monitor.timing(),
+                overhead=concluded(
+                    schema.Overhead(
+                        block_steps=loop.block_steps,
+                        step_seconds=loop.step_seconds,
+                        comparisons=comparisons,
+                        sample_every=monitor.schedule.every,
+                        sampling_share=loop.sampling_share(),
+                        limit=trial.device.overhead_limit,
+                    )
+                ),
+                missing={"quality": "measure=overhead does not train to an end"},
+            )
+
+    def line(self, findings: schema.Findings) -> str:
+        """As in "the monitor costs at most 0.52% of the step time (0.31% to 0.52%, 90 % interval)"."""
+        return findings.overhead.verdict or ""
+
+    def _compare(self, loop: "MonitoredLoop", trial: Trial) -> dict[str, schema.OverheadComparison]:
+        """Each comparison with the monitor off, by the name of the other side."""
+        blocks = {
+            OFF: loop.block(),
+            AGAIN: loop.block(),
+            ON: loop.block(monitored=True),
+            ONE: loop.block(delay=0.01 * loop.step_seconds),
+            TWO: loop.block(delay=0.02 * loop.step_seconds),
+        }
+        total = self.pairs * MOST
+
+        def enough(comparisons: list[Comparison]) -> bool:
+            trial.progress((len(comparisons[0].log_ratios), total, None))
+            intervals = [comparison.interval() for comparison in comparisons[:2]]
+            return all((high - low) / 2 <= PRECISION for _, low, high in intervals)
+
+        null, on, one, two = interleave(blocks, PAIRS, self.pairs, enough, total, trial.settings.seed)
+        usual = {ON: on, ONE: one, TWO: two}
+        return {OFF: compared(null, SURE)} | {name: compared(each, USUAL) for name, each in usual.items()}
+
+
+class MonitoredLoop:
+    """A training loop whose blocks of steps can be timed with the monitor off, on, or with a known delay.
+
+    sink: takes the monitor's lines; what they cost is the monitor's cost.
+    """
+
+    def __init__(self, trial: Trial, sample_every: int | str, block_seconds: float, sink: TextIO) -> None:
+        self.device = trial.device
+        self.loop = Loop(trial.workload, trial.optimizer, trial.settings, trial.device)
+        batches = itertools.islice(trial.workload.batches("train", trial.settings.seed), BATCHES)
+        self.batches = itertools.cycle([self.loop.placed(batch) for batch in batches])
         self.monitor = OptimizerMonitor(
-            self.model,
-            self.optimizer,
-            sample_every=options["sample_every"],
-            on_line=lambda line: sink.write(to_line(line)),  # what lines cost is the monitor's cost
+            self.loop.model,
+            self.loop.optimizer,
+            sample_every=sample_every,
+            device=trial.device,
+            on_line=lambda line: sink.write(to_line(line)),
         )
-        self.steps, self.step_seconds = 1, 0.0
         with self.monitor:
             self._run(CALIBRATION_STEPS + 8, self.monitor)
-        self.step_seconds = spread(self.monitor.times["step"][CALIBRATION_STEPS:])["median"]  # type: ignore[index]
-        self.steps = max(1, round(options["block_seconds"] / self.step_seconds))
+        self.step_seconds = median(self.monitor.times["step"][CALIBRATION_STEPS:])
+        self.block_steps = max(1, round(block_seconds / self.step_seconds))
 
     def _run(self, steps: int, monitor: OptimizerMonitor | None = None, delay: float = 0.0) -> None:
         for _ in range(steps):
-            loss = self.workload.loss(self.model, next(self.batches))
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            loss = self.loop.step([next(self.batches)])
             if monitor:
                 monitor.record(loss)
             if delay:
@@ -74,7 +136,7 @@ class Bench:
                 self._run(1, monitor, delay)
                 self.device.synchronise()
                 begin = time.perf_counter()
-                self._run(self.steps, monitor, delay)
+                self._run(self.block_steps, monitor, delay)
                 self.device.synchronise()
                 return time.perf_counter() - begin
 
@@ -82,60 +144,43 @@ class Bench:
 
     def sampling_share(self) -> float:
         """Work that is not done at each step, spread over all: what sampling costs, and turning steps into lines."""
-        sampled = spread(self.monitor.sampling)["median"] / self.monitor.schedule.every  # type: ignore[index]
-        return (sampled + self.monitor.settling_seconds / self.monitor.steps) / self.step_seconds
+        sampling = median(self.monitor.sampling) / self.monitor.schedule.every
+        return (sampling + self.monitor.settling_seconds / self.monitor.steps) / self.step_seconds
 
 
-def overhead(
-    workload: Any, build: Build, settings: Settings, options: dict[str, Any], progress: Callable[[tuple], None]
-) -> dict[str, Any]:
-    """The record's blocks for `measure=overhead`; `overhead` holds every pair and what follows from them."""
-    with open(os.devnull, "w") as sink:
-        return _overhead(Bench(workload, build, settings, options, sink), settings, options, progress)
+def compared(comparison: Comparison, confidence: float) -> schema.OverheadComparison:
+    """What the record keeps of one comparison."""
+    difference, low, high = comparison.interval(confidence)
+    return schema.OverheadComparison(
+        a=comparison.a,
+        b=comparison.b,
+        difference=difference,
+        low=low,
+        high=high,
+        confidence=confidence,
+        pairs=len(comparison.log_ratios),
+        log_ratios=list(comparison.log_ratios),
+    )
 
 
-def _overhead(
-    bench: Bench, settings: Settings, options: dict[str, Any], progress: Callable[[tuple], None]
-) -> dict[str, Any]:
-    timed = bench.block()
-    blocks = {
-        OFF: timed,
-        OFF + " again": timed,
-        ON: bench.block(monitored=True),
-        ONE: bench.block(delay=0.01 * bench.step_seconds),
-        TWO: bench.block(delay=0.02 * bench.step_seconds),
-    }
-    total = options["pairs"] * MOST
-
-    def enough(comparisons: list[Comparison]) -> bool:
-        made = len(comparisons[0].log_ratios)
-        progress((made, total, None))
-        intervals = [comparison.interval() for comparison in comparisons[:2]]
-        return all((high - low) / 2 <= PRECISION for _, low, high in intervals)
-
-    comparisons = interleave(blocks, PAIRS, options["pairs"], enough, total, settings.seed)
-    names = (OFF, ON, ONE, TWO)
-    parts = {name: one.block(SURE if name == OFF else 0.9) for name, one in zip(names, comparisons, strict=True)}
-    share = bench.sampling_share()
-    found: dict[str, Any] = {"block_steps": bench.steps, "step_seconds": bench.step_seconds, "comparisons": parts}
-    found |= {"sample_every": bench.monitor.schedule.every, "sampling_share": share}
-    summary = bench.monitor.summary()
-    return summary | {
-        "status": "ok",
-        "reason": None,
-        "steps": bench.monitor.steps,
-        "overhead": found | verdict(parts, share, bench.device.overhead_limit),
-        "missing": {"quality": "measure=overhead does not train to an end"},
-    }
+def concluded(block: schema.Overhead) -> schema.Overhead:
+    """The block with whether its controls came out as they must, and what that allows to be said of the monitor."""
+    null, control, on = (interval_of(block.comparisons[name]) for name in (OFF, TWO, ON))
+    quiet, seen = null[0] <= 0 <= null[1], control[0] > 0
+    block.resolved = quiet and seen
+    if not block.resolved:
+        why = "a delay of 2 % was not seen" if quiet else "off/off is not 0"
+        block.verdict = f"not resolved: {why}"
+        return block
+    share, limit = block.sampling_share or 0.0, block.limit or 0.0
+    low, high = on[0] + share, on[1] + share
+    block.low, block.high, block.under_limit = low, high, high < limit
+    block.verdict = f"the monitor costs at most {high:.2%} of the step time ({low:.2%} to {high:.2%}, 90 % interval)"
+    return block
 
 
-def verdict(parts: dict[str, dict[str, Any]], sampling_share: float, limit: float) -> dict[str, Any]:
-    """Whether the controls came out as they must, and what that allows to be said of the monitor."""
-    null, control, on = parts[OFF], parts[TWO], parts[ON]
-    low, high = on["low"] + sampling_share, on["high"] + sampling_share
-    quiet, seen = null["low"] <= 0 <= null["high"], control["low"] > 0
-    if not (quiet and seen):
-        why = "off/off is not 0" if not quiet else "a delay of 2 % was not seen"
-        return {"resolved": False, "limit": limit, "verdict": f"not resolved: {why}"}
-    words = f"the monitor costs at most {high:.2%} of the step time ({low:.2%} to {high:.2%}, 90 % interval)"
-    return {"resolved": True, "limit": limit, "low": low, "high": high, "under_limit": high < limit, "verdict": words}
+def interval_of(comparison: schema.OverheadComparison) -> tuple[float, float]:
+    """Lower and upper end of the relative difference."""
+    assert comparison.low is not None
+    assert comparison.high is not None
+    return comparison.low, comparison.high

@@ -1,16 +1,14 @@
 """How to train, whatever is trained: the settings of a run, its schedule, and how a batch gets to the device."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-
-Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,6 @@ class Settings:
 
     steps: int
     seed: int = 0
-    device: str = "cpu"
     dtype: torch.dtype = torch.float32
     schedule: str = "constant"
     warmup_steps: int = 0
@@ -27,10 +24,6 @@ class Settings:
     accumulate: int = 1
     eval_every: int | None = None
     record_every: int = 1
-    sample_every: int | str = "auto"
-    closure: bool = False
-    hessian_every: int | None = None  # steps between two curvature estimates, the first before step 1
-    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def scheduler(optimizer: Optimizer, settings: Settings) -> LambdaLR | None:

@@ -1,4 +1,4 @@
-"""The optimizer's step alone, against a baseline's: both in one process, block by block, in pairs of random order.
+"""The measure `step`: the optimizer's step alone, against a baseline's, both in one process, in pairs of random order.
 
 Each side has its own copy of the parameters. Before a block they are set back, every gradient is written anew, and one
 step is made that does not count; a block is steps of one side, as many as fill `block_seconds`. On CUDA a block's
@@ -9,31 +9,129 @@ stands beside.
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from optimeter.measure.devices import device_for
-from optimeter.measure.memory.ledger import ledger, parameter_counts, tensor_bytes
-from optimeter.measure.memory.prediction import predict
+from optimeter.measure.memory.ledger import parameter_counts
+from optimeter.measure.methods.arguments import check_positive, check_share
 from optimeter.measure.methods.bandwidth import copy_rates
-from optimeter.measure.methods.contestant import Contestant, Side
-from optimeter.measure.methods.gradients import Noise, TouchedRows
+from optimeter.measure.methods.base import Measure, Progress, Trial, ignore, unsuitable
+from optimeter.measure.methods.contestant import Contestant
+from optimeter.measure.methods.gradients import gradients_for
 from optimeter.measure.methods.interleave import Comparison, interleave
-from optimeter.measure.methods.settings import Settings, to_device
-from optimeter.measure.monitor.monitor import process_peak_bytes
-from optimeter.measure.statistics import spread
+from optimeter.measure.methods.loop import Loop
+from optimeter.measure.records.schema import Checks, Findings, StepComparison, StepSide
+from optimeter.measure.statistics import median, spread
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 ROUND, MOST = 4, 10_000  # pairs between two looks, and at all
 LEAST, BELIEVED = 8, 12  # pairs, however long they take; before a narrow interval is believed
 CONFIDENCE = 0.99  # at 0.9 a noisy machine would call one pair of equals in fifteen FAST or SLOW
 NOT_MEASURED = "measure=step makes no training step"
-ON_CPU = "On a CPU the step has ended when step() returns: host and device time are the same."
+HOST_WAITS = "On a CPU the step has ended when step() returns: host and device time are the same."
 ORDINARY = "estimates curvature every some steps; these are its ordinary steps alone."
 CACHED = "works on no more than the cache holds: its share of the copy can pass 1."
 UNEVEN = 1.1  # mean over median of the seconds a step, from which the median does not tell the whole cost
+LONGEST_SHAPES = 60  # characters of shapes in the line that ends a run
+
+
+class Step(Measure):
+    """Time the optimizer's step against the baseline's on a workload's parameters, and say FAST, SLOW, SAME or AMBG.
+
+    seconds: for all pairs together; less where the interval is narrow before, more where 8 pairs take it.
+    precision: half-width of the ratio's interval at which more pairs are not needed.
+    delta: how far from 1 a ratio must be to be FAST or SLOW; within it all is SAME.
+    block_seconds: of steps in one block.
+    """
+
+    trains = False
+
+    def __init__(
+        self, seconds: float = 10, precision: float = 0.01, delta: float = 0.05, block_seconds: float = 0.02
+    ) -> None:
+        check_positive("block_seconds", block_seconds)
+        check_positive("seconds", seconds)
+        check_positive("precision", precision)
+        check_share("delta", delta)
+        self.seconds, self.precision, self.delta, self.block_seconds = seconds, precision, delta, block_seconds
+
+    def fits(self, trial: Trial) -> str | None:
+        if reason := super().fits(trial):
+            return reason
+        baseline = trial.others[BASELINE]
+        reason = unsuitable(trial.workload, baseline)
+        return f"baseline={baseline.name}: {reason}; choose another baseline" if reason else None
+
+    def run(self, trial: Trial) -> Findings:
+        candidate, baseline = self._contestants(trial)
+        rates = copy_rates(trial.device)
+        for contestant in (candidate, baseline):
+            contestant.start(self.block_seconds)
+        blocks = {CANDIDATE: candidate.block, BASELINE: baseline.block}
+        seed = trial.settings.seed
+        comparison = make_pairs(blocks, self.seconds, self.precision, seed, trial.progress)
+        rates += copy_rates(trial.device)  # before and after: a neighbour may have come or gone
+        unmoved = candidate.unmoved()
+        checks = Checks(parameters_moved=not unmoved, unmoved=unmoved, finite=candidate.loop.is_finite())
+        checks.baseline_sound = baseline.loop.is_finite() and not baseline.unmoved()
+        found = Findings(
+            status="ok",
+            steps=candidate.steps,
+            parameters=parameter_counts(candidate.loop.model),
+            memory=candidate.memory(),
+            time=candidate.times(),
+            step=self._compared(candidate, baseline, comparison, rates),
+            checks=checks,
+            missing=dict.fromkeys(("quality", "time.step", "memory.allocator_state_bytes"), NOT_MEASURED),
+        )
+        found.memory.predicted_state_bytes, reason = candidate.loop.predicted_state_bytes()
+        if reason:
+            found.missing["memory.predicted_state_bytes"] = reason
+        return found
+
+    def line(self, findings: Findings) -> str:
+        """As in "adamw8bit against bnb_adamw8bit on 8*1024x1024: FAST 0.46 [0.38, 0.47]"."""
+        step = findings.step
+        if step.verdict is None:
+            return ""
+        shapes = step.shapes or ""
+        if len(shapes) > LONGEST_SHAPES:
+            shapes = f"{shapes[:LONGEST_SHAPES].rpartition('+')[0]}+…"
+        ratio = f"{step.ratio:.2f} [{step.low:.2f}, {step.high:.2f}]"
+        return f"{step.candidate.optimizer} against {step.baseline.optimizer} on {shapes}: {step.verdict} {ratio}"
+
+    def _contestants(self, trial: Trial) -> tuple[Contestant, Contestant]:
+        """Candidate and baseline, alike in their weights, with one source of gradients."""
+        workload, settings, device = trial.workload, trial.settings, trial.device
+        candidate = Loop(workload, trial.optimizer, settings, device)
+        baseline = Loop(workload, trial.others[BASELINE], settings, device, like=candidate.model)
+        gradients = gradients_for(candidate)
+        values = [p.detach().clone() for p in candidate.parameters]
+        return Contestant(candidate, gradients, values), Contestant(baseline, gradients, values)
+
+    def _compared(
+        self, candidate: Contestant, baseline: Contestant, comparison: Comparison, rates: Sequence[float]
+    ) -> StepComparison:
+        cache, copied = candidate.device.cache_bytes(), median(rates)
+        sides = {CANDIDATE: candidate.side(copied, cache), BASELINE: baseline.side(copied, cache)}
+        ratio, low, high = (1 + value for value in comparison.interval(CONFIDENCE))
+        return StepComparison(
+            verdict=verdict(low, high, self.delta),
+            ratio=ratio,
+            low=low,
+            high=high,
+            confidence=CONFIDENCE,
+            delta=self.delta,
+            pairs=len(comparison.log_ratios),
+            log_ratios=list(comparison.log_ratios),
+            shapes=shapes_of(candidate.parameters),
+            gradients=candidate.loop.workload.gradients,
+            copy_bytes_per_second=spread(rates),
+            cache_bytes=cache,
+            notes=notes((candidate, baseline), list(sides.values())),
+            candidate=sides[CANDIDATE],
+            baseline=sides[BASELINE],
+        )
 
 
 def verdict(low: float, high: float, delta: float) -> str:
@@ -50,7 +148,7 @@ def make_pairs(
     seconds: float,
     precision: float,
     seed: int,
-    progress: Callable[[tuple], None] = lambda news: None,
+    progress: Callable[[Progress], object] = ignore,
     now: Callable[[], float] = time.monotonic,
 ) -> Comparison:
     """Candidate against baseline, in pairs, until the interval is narrow or the time is spent.
@@ -68,130 +166,32 @@ def make_pairs(
     return interleave(blocks, [(BASELINE, CANDIDATE)], ROUND, enough, MOST, seed)[0]
 
 
-def compare_steps(
-    workload: Any,
-    sides: Mapping[str, Side],
-    settings: Settings,
-    options: Mapping[str, Any],
-    progress: Callable[[tuple], None] = lambda news: None,
-) -> dict[str, Any]:
-    """The record's blocks for `measure=step`, of `sides` CANDIDATE and BASELINE on the workload's parameters."""
-    device = device_for(settings.device)
-    torch.manual_seed(settings.seed)
-    model = workload.model().to(device=device.torch, dtype=settings.dtype)
-    gradients = gradients_for(workload, model, settings)
-    rates = copy_rates(device)
-    both = {}
-    for name in (CANDIDATE, BASELINE):
-        torch.manual_seed(settings.seed + 1)
-        both[name] = Contestant(sides[name], model, gradients)
-        both[name].start(options["block_seconds"])
-    blocks = {name: one.block for name, one in both.items()}
-    found = make_pairs(blocks, options["seconds"], options["precision"], settings.seed, progress)
-    rates += copy_rates(device)  # before and after: a neighbour may have come or gone
-    blocks_of_record = _blocks(both, found, rates, options, workload.gradients)
-    predicted, missing = _predicted(sides[CANDIDATE], model, workload.gradients == "sparse")
-    blocks_of_record["memory"]["predicted_state_bytes"] = predicted
-    return blocks_of_record | {"missing": missing}
-
-
-def gradients_for(workload: Any, model: nn.Module, settings: Settings) -> Noise:
-    """The source of gradients of the kind that the workload's parameters receive."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if workload.gradients == "dense":
-        return Noise(parameters, settings.seed)
-
-    def placed(batch: Any) -> Any:
-        return to_device(batch, parameters[0].device, settings.dtype)
-
-    return TouchedRows(workload, model, parameters, settings.seed, placed)
-
-
-def _blocks(
-    both: Mapping[str, Contestant],
-    comparison: Comparison,
-    rates: Sequence[float],
-    options: Mapping[str, Any],
-    gradients: str,
-) -> dict[str, Any]:
-    one, base = both[CANDIDATE], both[BASELINE]
-    cache, copied = one.device.cache_bytes(), spread(rates)
-    middle, low, high = (1 + value for value in comparison.interval(CONFIDENCE))
-    parts = {name: both[name].block_of(copied["median"], cache) for name in both}  # type: ignore[index]
-    found = {"verdict": verdict(low, high, options["delta"]), "ratio": middle, "low": low, "high": high}
-    found |= {"confidence": CONFIDENCE, "delta": options["delta"], "pairs": len(comparison.log_ratios)}
-    found |= {
-        "log_ratios": list(comparison.log_ratios),
-        "shapes": in_short(one.parameters),
-        "gradients": gradients,
-        "copy_bytes_per_second": copied,
-        "cache_bytes": cache,
-        "notes": _notes(both, parts),
-        **parts,
-    }
-    unmoved = one.unmoved()
-    checks = {"parameters_moved": not unmoved, "unmoved": unmoved, "finite": one.finite()}
-    checks["baseline_sound"] = base.finite() and not base.unmoved()
-    return {
-        "status": "ok",
-        "reason": None,
-        "steps": one.steps,
-        "parameters": parameter_counts(one.model),
-        "memory": _memory(one),
-        "time": _time(one),
-        "step": found,
-        "checks": checks,
-    }
-
-
-def _memory(one: Contestant) -> dict[str, Any]:
-    held = ledger(one.optimizer, one.model, one.side.roles)
-    return {
-        "state_bytes": held.state_bytes,
-        "state_bytes_per_parameter": held.state_bytes / sum(p.numel() for p in one.parameters),
-        "by_role": held.by_role,
-        "by_dtype": held.by_dtype,
-        "state_8bit_share": held.share_8bit,
-        "gradient_bytes": tensor_bytes(p.grad for p in one.parameters),
-        **dict.fromkeys(("allocator_state_bytes", "unexplained_bytes", "transient_bytes", "peak_bytes", "peak_source")),
-        "process_peak_bytes": process_peak_bytes(),
-    }
-
-
-def _time(one: Contestant) -> dict[str, Any]:
-    known = {"optimizer": spread(one.seconds), "first_step": one.first_step}
-    if not one.device.host_waits:
-        known["optimizer_host"] = spread(one.host_seconds)
-    return dict.fromkeys(("step", "forward", "backward", "estimator", "optimizer_share")) | known
-
-
-def _predicted(side: Side, model: nn.Module, sparse: bool) -> tuple[int | None, dict[str, str]]:
-    """State bytes by fake tensors, if it can be told; and `missing`, with the reason for what is not there."""
-    missing = dict.fromkeys(("quality", "time.step", "memory.allocator_state_bytes"), NOT_MEASURED)
-    try:
-        return predict(side.build, model.named_parameters(), sparse, side.closure).ledger.state_bytes, missing
-    except Exception as error:
-        reason = f"fake tensors: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        return None, missing | {"memory.predicted_state_bytes": reason}
-
-
-def _notes(both: Mapping[str, Contestant], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def notes(contestants: Sequence[Contestant], sides: Sequence[StepSide]) -> dict[str, str]:
     """What must be said beside the figures, by topic."""
-    said = {
-        "clock": [ON_CPU] if both[CANDIDATE].device.host_waits else [],
-        "curvature": [f"{one.side.name} {ORDINARY}" for one in both.values() if one.side.hessian],
-        "cache": [f"{part['optimizer']} {CACHED}" for part in parts.values() if part["fits_in_cache"]],
-        "uneven": [
-            f"{part['optimizer']}: the mean step is {over:.2f} times the median one, from noise or from work that it "
-            "does now and then; ratio and verdict are of the median."
-            for part in parts.values()
-            if (over := part["mean_seconds"] / part["seconds"]["median"]) > UNEVEN
-        ],
+    ordinary = [f"{each.recipe.name} {ORDINARY}" for each in contestants if each.recipe.hessian_every]
+    by_topic = {
+        "clock": [HOST_WAITS] if contestants[0].device.host_waits else [],
+        "curvature": ordinary,
+        "cache": [f"{side.optimizer} {CACHED}" for side in sides if side.fits_in_cache],
+        "uneven": [note for note in map(unevenness, sides) if note],
     }
-    return {topic: " ".join(dict.fromkeys(words)) for topic, words in said.items() if words}
+    return {topic: " ".join(dict.fromkeys(sentences)) for topic, sentences in by_topic.items() if sentences}
 
 
-def in_short(parameters: Sequence[Tensor]) -> str:
+def unevenness(side: StepSide) -> str:
+    """What must be said of a mean step that is far above the median one; "" where it is not."""
+    if side.mean_seconds is None or side.seconds is None:
+        return ""
+    over = side.mean_seconds / side.seconds.median
+    if over <= UNEVEN:
+        return ""
+    return (
+        f"{side.optimizer}: the mean step is {over:.2f} times the median one, from noise or from work that it "
+        "does now and then; ratio and verdict are of the median."
+    )
+
+
+def shapes_of(parameters: Sequence[Tensor]) -> str:
     """Shapes as `measure.shapes` takes them, equal ones counted together: 256*8x1024+4096."""
     counts = Counter("x".join(map(str, p.shape)) or "1" for p in parameters)
     return "+".join(f"{count}*{shape}" if count > 1 else shape for shape, count in counts.items())

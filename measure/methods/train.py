@@ -1,86 +1,88 @@
-"""The training loop: warm up, train, evaluate, stop. It knows nothing of files, configuration or processes."""
+"""The measure `train`: warm up, train, evaluate, stop. It knows nothing of files, configuration or processes."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from optimeter.measure.devices import device_for
-from optimeter.measure.memory.peaks import watched
-from optimeter.measure.memory.prediction import predict, to_mode
+from optimeter.measure.memory.ledger import parameter_counts
+from optimeter.measure.memory.peaks import peaks_of_a_step
+from optimeter.measure.methods.arguments import AUTO, check_sampling
+from optimeter.measure.methods.base import Measure, Trial
+from optimeter.measure.methods.loop import Loop
 from optimeter.measure.methods.quality import quality
-from optimeter.measure.methods.settings import Build, Settings, scheduler, to_device
+from optimeter.measure.methods.settings import scheduler
+from optimeter.measure.methods.units import BYTES, SECONDS, scaled
 from optimeter.measure.monitor.monitor import ESTIMATOR, OptimizerMonitor
 from optimeter.measure.monitor.probe import fingerprints
-from optimeter.measure.records.record import in_short
+from optimeter.measure.records.schema import Checks, Evaluation, Findings, Memory
 
 DIVERGED_FACTOR, DIVERGED_LINES = 1e3, 10
 PROGRESS_EVERY = 0.2  # seconds
-WEYL = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: seeds of consecutive steps share no pattern in their bits
+
+
+class Train(Measure):
+    """Train to the end under the monitor: what it costs, and how far the loss gets.
+
+    sample_every: steps between two looks at norms and memory; "auto" keeps them under 0.4 % of the time.
+    """
+
+    def __init__(self, sample_every: int | str = AUTO) -> None:
+        check_sampling("sample_every", sample_every)
+        self.sample_every = sample_every
+
+    def run(self, trial: Trial) -> Findings:
+        return Training(trial, self.sample_every).run()
+
+    def line(self, findings: Findings) -> str:
+        """As in "loss 6.554 → 2.565, 46 ms a step, peak 36.2 MB in backward, 1.7 MB the optimizer's".
+
+        The optimizer's: its state and the temporary memory of its step, the most that another one could save.
+        """
+        reached, memory, step = findings.quality, findings.memory, findings.time.step
+        if findings.status != "ok" or reached.first_loss is None or reached.final_loss is None:
+            return ""
+        parts = [f"loss {reached.first_loss:.4g} → {reached.final_loss:.4g}"]
+        if step:
+            parts.append(f"{scaled(step.median, SECONDS)} a step")
+        if memory.peak_bytes:
+            by_phase = {name: size for name, size in memory.peak_bytes.items() if name != "overall"}
+            phase = max(by_phase, key=by_phase.__getitem__)
+            optimizer_bytes = (memory.state_bytes or 0) + (memory.transient_bytes or 0)
+            parts.append(f"peak {scaled(memory.peak_bytes['overall'], BYTES)} in {phase}")
+            parts.append(f"{scaled(optimizer_bytes, BYTES)} the optimizer's")
+        return ", ".join(parts)
 
 
 class Training:
-    """One workload trained by one optimizer; `run` gives the record's blocks.
+    """One workload being trained by one optimizer; `run` trains and gives what was found."""
 
-    `write` receives the lines of steps.jsonl, `progress` (step, steps, loss) a few times a second.
-    """
-
-    def __init__(
-        self,
-        workload: Any,
-        build: Build,
-        settings: Settings,
-        write: Callable[[dict[str, Any]], object] = lambda line: None,
-        progress: Callable[[tuple[int, int, float | None]], None] = lambda news: None,
-    ) -> None:
-        self.workload, self.settings, self.write, self.progress = workload, settings, write, progress
-        self.device = device_for(settings.device)
-        torch.manual_seed(settings.seed)
-        self.model: nn.Module = workload.model().to(device=self.device.torch, dtype=settings.dtype)
-        self.named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        self.missing: dict[str, str] = {}
-        held = self.device.allocator().held()
-        self.build, self.optimizer = build, build(self.named)
-        self.built_bytes = None if held is None else (self.device.allocator().held() or 0) - held
-        torch.manual_seed(settings.seed + 1)  # whatever the optimizer drew, the model's own draws start alike
-        self.scheduler = scheduler(self.optimizer, settings)
+    def __init__(self, trial: Trial, sample_every: int | str = AUTO) -> None:
+        self.trial, self.workload, self.settings = trial, trial.workload, trial.settings
+        self.loop = Loop(trial.workload, trial.optimizer, trial.settings, trial.device)
+        self.scheduler = scheduler(self.loop.optimizer, self.settings)
         self.monitor = OptimizerMonitor(
-            self.model,
-            self.optimizer,
-            sample_every=settings.sample_every,
-            roles=settings.roles,
+            self.loop.model,
+            self.loop.optimizer,
+            sample_every=sample_every,
+            roles=trial.optimizer.roles,
+            device=trial.device,
             on_line=self._on_line,
-            device=self.device,
         )
-        self.evaluations: list[dict[str, Any]] = []
+        self.missing: dict[str, str] = {}
+        self.evaluations: list[Evaluation] = []
         self.diverged: str | None = None
-        self.last_losses: deque[float] = deque(maxlen=max(1, settings.steps // 10))
+        self.last_losses: deque[float] = deque(maxlen=max(1, self.settings.steps // 10))
         self._high_losses = 0
         self._last_progress = 0.0
 
-    def _predict(self) -> int | None:
-        """State bytes by fake tensors, after the run; where an optimizer cannot be run on them, None and the reason."""
-        try:
-            sparse, closure = self.workload.gradients == "sparse", self.settings.closure
-            return predict(self.build, self.named, sparse, closure).ledger.state_bytes
-        except Exception as error:
-            self.missing["memory.predicted_state_bytes"] = f"fake tensors: {in_short(error)}"
-            return None
-
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Findings:
         """Train and measure; `status` is "ok" or "diverged"."""
         with self.monitor.allocator.aside():
-            before = fingerprints(self.model)
+            before = fingerprints(self.loop.model)
         self.evaluate(0)
         batches = iter(self.workload.batches("train", self.settings.seed))
-        to_mode(self.optimizer, "train")
         with self.monitor:
             for step in range(1, self.settings.steps + 1):
                 self.step([next(batches) for _ in range(self.settings.accumulate)])
@@ -91,99 +93,40 @@ class Training:
                 self._report(step)
         with self.monitor.allocator.aside():
             checks = self._checks(before)
-        if not checks["finite"] and not self.diverged:
+        if not checks.finite and not self.diverged:
             self.diverged = "a parameter is not finite after the last step"
-        if not self.diverged and (not self.evaluations or self.evaluations[-1]["step"] != self.monitor.steps):
+        if not self.diverged and (not self.evaluations or self.evaluations[-1].step != self.monitor.steps):
             self.evaluate(self.monitor.steps)
-        return self._blocks(checks)
+        return self._findings(checks)
 
     def step(self, batches: list[Any]) -> None:
-        """One optimizer step on the mean gradient of `batches`."""
-        batches = list(map(self._on_device, batches))
-        losses: list[Tensor] = []
-        if self.settings.hessian_every and self.monitor.steps % self.settings.hessian_every == 0:
-            self.estimate_curvature(batches[0])
-
-        def closure() -> Tensor:
-            losses.append(self.fill_gradients(batches))
-            return losses[-1]
-
-        if self.settings.closure:
-            self.optimizer.step(closure)  # type: ignore[arg-type]
-        else:
-            self.update(closure())
+        """One optimizer step on the mean gradient of `batches`, after an estimate of curvature where one is due."""
+        batches = list(map(self.loop.placed, batches))
+        if self.loop.curvature_is_due():
+            self._estimate(batches[0])
+        loss = self.loop.step(batches)
         if self.scheduler:
             self.scheduler.step()
-        self.monitor.record(losses[0], **self.workload.extra(self.model))
+        self.monitor.record(loss, **self.workload.extra(self.loop.model))
 
-    def update(self, loss: Tensor) -> None:
-        """The optimizer's step; where it wants to know the loss it is told."""
-        if getattr(self.optimizer, "wants_loss", False):
-            self.optimizer.report_loss(loss)  # type: ignore[attr-defined]
-        self.optimizer.step()
-
-    def estimate_curvature(self, batch: Any) -> None:
-        """Hand the optimizer the loss that it estimates curvature from, on a step's first batch; not part of the step.
-
-        What the model draws, as in dropout, is taken back, so that the run sees the same draws as without estimates.
-        """
-        self.optimizer.zero_grad()  # the last step's are done with; an estimate need not be made beside them
-        twice = self.optimizer.curvature_from == "loss"  # type: ignore[attr-defined]
-        # Of torch's forms of attention one alone can be differentiated twice.
-        attention = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
-        try:
-            with self.monitor.phase(ESTIMATOR), torch.random.fork_rng(self.device.fork_devices()), attention:
-                self.optimizer.update_hessian(*self._curvature_loss(batch))  # type: ignore[attr-defined]
-        except RuntimeError:  # as where no label can be drawn, since nothing is finite any more
-            with torch.no_grad():
-                if self.workload.loss(self.model, batch).isfinite():
-                    raise
+    def _estimate(self, batch: Any) -> None:
+        """An estimate of curvature, in a phase of its own: it is not part of the step."""
+        self.loop.optimizer.zero_grad()  # outside: gradients that go are not counted against what the estimate leaves
+        with self.monitor.phase(ESTIMATOR):
+            finite = self.loop.estimate_curvature(batch)
+        if not finite:
             self.diverged = f"the loss is not finite after step {self.monitor.steps}"
-
-    def _curvature_loss(self, batch: Any) -> tuple[Tensor, int]:
-        """The loss that the optimizer wants, and the number of labels that it is the mean over."""
-        if self.optimizer.curvature_from == "loss":  # type: ignore[attr-defined]
-            return self.workload.loss(self.model, batch), 1
-        seed = (self.settings.seed + WEYL * (self.monitor.steps + 1)) % (1 << 63)
-        generator = torch.Generator(self.device.torch).manual_seed(seed)
-        return self.workload.sampled_loss(self.model, batch, generator)
-
-    def fill_gradients(self, batches: list[Any], phase: Callable[[str], Any] = nullcontext) -> Tensor:
-        """Backward through each batch, clip; returns the mean loss."""
-        self.optimizer.zero_grad()
-        losses = []
-        for batch in batches:
-            with phase("forward"):
-                loss = self.workload.loss(self.model, batch) / len(batches)
-            with phase("backward"):
-                loss.backward()
-            losses.append(loss.detach())
-        if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        return torch.stack(losses).sum()
 
     def evaluate(self, step: int) -> None:
         """Held-out loss and score after `step` steps, in a phase of its own."""
         with self.monitor.phase("evaluation"):
-            loss, score = self.held_out()
+            loss, score = self.loop.held_out()
         self.monitor.settle(wait=True)
-        seconds = self.monitor.elapsed
-        score = loss if score is None and math.isfinite(loss) else score
-        self.evaluations.append({"step": step, "seconds": seconds, "loss": loss, "score": score})
+        if score is None and math.isfinite(loss):
+            score = loss
+        self.evaluations.append(Evaluation(step=step, seconds=self.monitor.elapsed, loss=loss, score=score))
         if not math.isfinite(loss) and not self.diverged:
             self.diverged = f"the held-out loss is not finite after step {step}"
-
-    @torch.no_grad()
-    def held_out(self) -> tuple[float, float | None]:
-        """Loss and score on the held-out data, with model and optimizer in their modes for it."""
-        to_mode(self.optimizer, "eval")
-        self.model.eval()
-        batches = map(self._on_device, self.workload.batches("held_out", self.settings.seed))
-        loss = torch.stack([self.workload.loss(self.model, batch) for batch in batches]).double().mean().item()
-        score = self.workload.score(self.model) if math.isfinite(loss) else None
-        self.model.train()
-        to_mode(self.optimizer, "train")
-        return loss, score
 
     def _evaluates_after(self, step: int) -> bool:
         every = self.settings.eval_every
@@ -193,23 +136,24 @@ class Training:
         """Watch for divergence, keep what the summary needs, and pass on every n-th line, the ends and the sampled."""
         if self.diverged:  # found some steps late
             return
-        loss, index = line["loss"], line["step"]
-        self.last_losses.append(loss)
-        limit = DIVERGED_FACTOR * max(1.0, abs(self.evaluations[0]["loss"]))
-        self._high_losses = self._high_losses + 1 if loss > limit else 0
-        weight_norm = line.get("weight_norm", 0.0)
-        if not math.isfinite(loss):
-            self.diverged = f"the loss is not finite at step {index}"
-        elif not math.isfinite(weight_norm) and not self._is_finite():
-            self.diverged = f"a parameter is not finite after step {index}"
-        elif self._high_losses == DIVERGED_LINES:
-            self.diverged = f"the loss stayed above {limit:g} for {DIVERGED_LINES} steps, to step {index}"
-        end = index in (1, self.settings.steps) or self.diverged
-        if end or "gradient" in line or index % self.settings.record_every == 0:
-            self.write(line)
+        self.last_losses.append(line["loss"])
+        self.diverged = self._divergence(line)
+        end = line["step"] in (1, self.settings.steps) or self.diverged
+        if end or "gradient" in line or line["step"] % self.settings.record_every == 0:
+            self.trial.write(line)
 
-    def _on_device(self, batch: Any) -> Any:
-        return to_device(batch, self.device.torch, self.settings.dtype)
+    def _divergence(self, line: dict[str, Any]) -> str | None:
+        """Why a step shows that the run has diverged, or None."""
+        loss, step = line["loss"], line["step"]
+        limit = DIVERGED_FACTOR * max(1.0, abs(self.evaluations[0].loss))  # type: ignore[arg-type] # there is a first
+        self._high_losses = self._high_losses + 1 if loss > limit else 0
+        if not math.isfinite(loss):
+            return f"the loss is not finite at step {step}"
+        if not math.isfinite(line.get("weight_norm", 0.0)) and not self.loop.is_finite():
+            return f"a parameter is not finite after step {step}"
+        if self._high_losses == DIVERGED_LINES:
+            return f"the loss stayed above {limit:g} for {DIVERGED_LINES} steps, to step {step}"
+        return None
 
     def _report(self, step: int) -> None:
         now = time.monotonic()
@@ -217,46 +161,60 @@ class Training:
             self._last_progress = now
             self.monitor.settle()
             loss = self.last_losses[-1] if self.last_losses else None
-            self.progress((step, self.settings.steps, loss))
+            self.trial.progress((step, self.settings.steps, loss))
 
-    def _checks(self, before: dict[str, int]) -> dict[str, Any]:
+    def _checks(self, before: dict[str, int]) -> Checks:
         """What must be true of an honest run: everything trainable moved, nothing frozen did, all is finite."""
-        after, trainable = fingerprints(self.model), {n for n, p in self.model.named_parameters() if p.requires_grad}
-        same = {name for name in after if after[name] == before[name]}
-        grown = self.monitor.sampler.state_bytes
-        return {
-            "parameters_moved": not same & trainable,
-            "unmoved": sorted(same & trainable),
-            "frozen_unchanged": set(after) - trainable <= same,
-            "finite": self._is_finite(),
-            "state_grew": len(grown) > 2 and grown[-1] > grown[1],
-        }
+        trainable = {name for name, _ in self.loop.named}
+        unmoved = self.loop.unmoved(before)
+        state_bytes = self.monitor.sampler.state_bytes
+        return Checks(
+            parameters_moved=not unmoved & trainable,
+            unmoved=sorted(unmoved & trainable),
+            frozen_unchanged=set(before) - trainable <= unmoved,
+            finite=self.loop.is_finite(),
+            state_grew=len(state_bytes) > 2 and state_bytes[-1] > state_bytes[1],
+        )
 
-    def _is_finite(self) -> bool:
-        return all(bool(p.isfinite().all()) for p in self.model.parameters())
+    def _findings(self, checks: Checks) -> Findings:
+        memory = self.monitor.memory()
+        time = self.monitor.timing()
+        self._complete(memory)
+        self.missing |= self.monitor.missing()
+        return Findings(
+            status="diverged" if self.diverged else "ok",
+            reason=self.diverged,
+            steps=self.monitor.steps,
+            parameters=parameter_counts(self.loop.model),
+            memory=memory,
+            time=time,
+            quality=quality(self.workload, self.evaluations, self.last_losses, bool(self.diverged)),
+            checks=checks,
+            missing=self.missing,
+        )
 
-    def _blocks(self, checks: dict[str, Any]) -> dict[str, Any]:
-        blocks = self.monitor.summary()
-        memory = blocks["memory"]
-        if memory["allocator_state_bytes"] is None:
+    def _complete(self, memory: Memory) -> None:
+        """Add what only the run knows: what building allocated, the prediction, peaks where no allocator counts."""
+        if memory.allocator_state_bytes is None:
             self.missing["memory.allocator_state_bytes"] = str(self.monitor.allocator.reason)
-            batches = islice(self.workload.batches("train", self.settings.seed), self.settings.accumulate)
-            found, reason = watched(self, list(map(self._on_device, batches)))
-            memory |= found
-            names = ("peak_bytes", "peak_source", "transient_bytes") if reason else ()
-            self.missing |= {f"memory.{name}": reason for name in names}
+            self._follow_a_step(memory)
         else:
-            memory["allocator_state_bytes"] += self.built_bytes or 0
+            memory.allocator_state_bytes += self.loop.built_bytes or 0
             # What the allocator counted in the first steps, beside what lay on the device after them: some of it may
             # be given up later, and what lies on the host, as the step of torch's own Adam does, was never counted.
-            walked = self.monitor.walked_bytes.get(self.device.torch.type, 0)
-            memory["unexplained_bytes"] = memory["allocator_state_bytes"] - walked
-        memory["predicted_state_bytes"] = self._predict()
-        self.missing |= self.monitor.missing()
-        status = "diverged" if self.diverged else "ok"
-        found = quality(self.workload, self.evaluations, self.last_losses, bool(self.diverged))
-        return (
-            blocks
-            | {"status": status, "reason": self.diverged, "steps": self.monitor.steps}
-            | {"quality": found, "checks": checks, "missing": self.missing}
-        )
+            walked = self.monitor.walked_bytes.get(self.trial.device.torch.type, 0)
+            memory.unexplained_bytes = memory.allocator_state_bytes - walked
+        memory.predicted_state_bytes, reason = self.loop.predicted_state_bytes()
+        if reason:
+            self.missing["memory.predicted_state_bytes"] = reason
+
+    def _follow_a_step(self, memory: Memory) -> None:
+        """Peaks from the tensors of one more step."""
+        batches = islice(self.workload.batches("train", self.settings.seed), self.settings.accumulate)
+        peaks, reason = peaks_of_a_step(self.loop, list(map(self.loop.placed, batches)))
+        if peaks:
+            memory.peak_bytes, memory.peak_source = peaks.by_phase, "tensors"
+            memory.transient_bytes = peaks.transient_bytes
+        else:
+            names = ("peak_bytes", "peak_source", "transient_bytes")
+            self.missing |= {f"memory.{name}": str(reason) for name in names}

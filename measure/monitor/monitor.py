@@ -29,6 +29,8 @@ from optimeter.measure.devices import Device, UnknownDevice, device_for
 from optimeter.measure.memory.ledger import Ledger, ledger, parameter_counts
 from optimeter.measure.monitor.observation import Observation, Span, Value
 from optimeter.measure.monitor.sampling import Sampler, Schedule
+from optimeter.measure.records.fields import to_plain
+from optimeter.measure.records.schema import Memory, Times
 from optimeter.measure.statistics import spread
 
 STATE_IS_THERE_AFTER = 2  # steps: some optimizers only look at the first gradient
@@ -300,39 +302,40 @@ class OptimizerMonitor:
 
     def summary(self) -> dict[str, Any]:
         """The record's blocks `parameters`, `memory` and `time`; steps under way are read back first."""
+        blocks = {"parameters": parameter_counts(self.model), "memory": self.memory(), "time": self.timing()}
+        return {name: to_plain(block) for name, block in blocks.items()}
+
+    def memory(self) -> Memory:
+        """What the optimizer holds now, and the peaks so far; steps under way are read back first."""
         self.settle(wait=True)
-        return {"parameters": parameter_counts(self.model), "memory": self._memory(), "time": self._time()}
+        counted = self.allocator.reason is None
+        return Memory.of(
+            self.ledger(),
+            sum(p.numel() for p in self.parameters),
+            allocator_state_bytes=self.allocator_state_bytes if counted else None,
+            gradient_bytes=self.sampler.gradient_bytes,
+            transient_bytes=self.allocator.transient(),
+            peak_bytes=self.allocator.peaks(),
+            peak_source="allocator" if counted else None,
+            process_peak_bytes=process_peak_bytes(),
+        )
 
-    def _memory(self) -> dict[str, Any]:
-        held, trainable = self.ledger(), sum(p.numel() for p in self.parameters)
-        allocated = self.allocator_state_bytes
-        return {
-            "state_bytes": held.state_bytes,
-            "state_bytes_per_parameter": held.state_bytes / trainable,
-            "by_role": held.by_role,
-            "by_dtype": held.by_dtype,
-            "by_device": held.by_device,
-            "state_8bit_share": held.share_8bit,
-            "predicted_state_bytes": None,
-            "allocator_state_bytes": allocated if self.allocator.reason is None else None,
-            "unexplained_bytes": None,
-            "gradient_bytes": self.sampler.gradient_bytes,
-            "transient_bytes": self.allocator.transient(),
-            "peak_bytes": self.allocator.peaks(),
-            "peak_source": "allocator" if self.allocator.reason is None else None,
-            "process_peak_bytes": process_peak_bytes(),
-        }
-
-    def _time(self) -> dict[str, Any]:
-        block: dict[str, Any] = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
-        if self.device.host_waits:
-            del block["optimizer_host"]  # the host waits for every operation: the same number
-        step, optimizer = block["step"], block["optimizer"]
-        spans = self.phases.get(ESTIMATOR, [])
-        block["estimator"] = spread([self.device.seconds(*span) for span in spans])
-        block["first_step"] = self.times["step"][0] if self.times["step"] else None
-        block["optimizer_share"] = optimizer["median"] / step["median"] if step and optimizer else None
-        return block
+    def timing(self) -> Times:
+        """How long the steps took, the first ones left out; steps under way are read back first."""
+        self.settle(wait=True)
+        spreads = {name: spread(values[warm_up(len(values)) :]) for name, values in self.times.items()}
+        step, optimizer = spreads["step"], spreads["optimizer"]
+        estimates = [self.device.seconds(*span) for span in self.phases.get(ESTIMATOR, [])]
+        return Times(
+            step=step,
+            forward=spreads["forward"],
+            backward=spreads["backward"],
+            optimizer=optimizer,
+            optimizer_host=None if self.device.host_waits else spreads["optimizer_host"],
+            estimator=spread(estimates),
+            first_step=self.times["step"][0] if self.times["step"] else None,
+            optimizer_share=optimizer.median / step.median if step and optimizer else None,
+        )
 
     def plot(self, path: str | Path) -> None:
         """Draw the trends of what was recorded: loss, gradient norm, memory and moment memory over the steps."""
