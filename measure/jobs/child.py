@@ -94,7 +94,8 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
     from optimeter.measure.memory.peaks import compiled
     from optimeter.measure.records.fields import to_plain
-    from optimeter.measure.records.record import STEPS, to_line
+    from optimeter.measure.records.naming import STEPS
+    from optimeter.measure.records.write import to_line
 
     measure = measure_of(payload["config"]["measure"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
