@@ -34,22 +34,23 @@ documents: $(FOR_BENCH) ## everything the documents claim (at most 45 minutes on
 	done # 2: some runs failed, and the report says which
 	$(REPORT) $(DOCUMENTS)
 
-test: $(FOR_TEST) check ## install, lint, types, tests (at most seven minutes on two cores)
+test: $(FOR_TEST) check ## install, lint, layers, types, tests (at most seven minutes on two cores)
 	$(PYTHON) -m pytest $(IN_TWO) --durations=10
 
 thorough: $(FOR_TEST) check ## the same tests with the whole of every table
 	$(PYTHON) -m pytest $(IN_TWO) --durations=10 -m ''
 
-check: $(FOR_TEST) ## lint and types alone
+check: $(FOR_TEST) ## lint, layers and types alone
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(PYTHON) -m mypy
 
 report: $(FOR_BENCH) ## rebuild the report of the tour, or of RUN=runs/NAME
 	$(REPORT) $(or $(RUN),$(TOUR))
 
 clean: ## remove the environment and the caches; runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
 
 $(PYTHON):
 	$(PYTHON3) -m venv $(VENV)

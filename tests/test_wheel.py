@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,8 +20,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.conftest import PROJECT, Ran
-from tests.test_bench import yaml
-from tests.test_plugin import MY_OPT, MY_WORK
 from tests.twice import loaded_twice
 
 Bench = Callable[..., Ran]
@@ -28,6 +28,7 @@ HEAVY = (
     *("bitsandbytes", "diffusers", "hydra", "jinja2", "matplotlib", "omegaconf", "pandas", "peft", "pyarrow", "rich"),
     *("scipy", "sklearn", "torch._dynamo", "torch._inductor", "transformers"),
 )
+PLUGIN = PROJECT / "examples" / "plugin"
 PUBLIC = "from optimeter import OptimizerMonitor, load, plan, optimizers"
 
 
@@ -102,11 +103,10 @@ def borrow(name: str, site: Path) -> None:
             (site / top).symlink_to(source)
 
 
-def files_of_ours() -> set[str]:
-    """Every file of the package, as a wheel should name it."""
+def files_in_the_rooms() -> set[str]:
+    """Every file of the rooms, from the top of the repository."""
     rooms = [path for room in ROOMS for path in (PROJECT / room).rglob("*") if path.is_file()]
-    files = {path.relative_to(PROJECT).as_posix() for path in rooms if "__pycache__" not in path.parts}
-    return {f"optimeter/{name}" for name in files | {"__init__.py", "bench.py", "py.typed"}}
+    return {path.relative_to(PROJECT).as_posix() for path in rooms if "__pycache__" not in path.parts}
 
 
 def test_the_wheel_has_one_top_level_name_and_is_whole(installed: Installed) -> None:
@@ -114,7 +114,7 @@ def test_the_wheel_has_one_top_level_name_and_is_whole(installed: Installed) -> 
         names = set(wheel.namelist())
     ours = {name for name in names if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in ours} == {"optimeter"}
-    assert ours == files_of_ours()
+    assert ours == {f"optimeter/{name}" for name in files_in_the_rooms() | {"__init__.py", "bench.py", "py.typed"}}
 
 
 def test_the_sdist_has_files_in_place_of_links(installed: Installed) -> None:
@@ -132,18 +132,37 @@ def test_it_is_imported_beside_packages_called_as_our_rooms_and_a_file_torch(ins
     assert str(installed.folder) not in seen
 
 
-def test_the_command_a_plug_in_and_a_report_work_there(installed: Installed, tmp_path: Path) -> None:
-    (tmp_path / "my_opt.py").write_text(MY_OPT)
-    (tmp_path / "my_work.py").write_text(MY_WORK)
-    yaml(tmp_path, "optimizer", "sign", "my_opt.SignDescent", lr=0.01, power=1.0)
-    yaml(tmp_path, "workload", "bowl", "my_work.Bowl", width=3, steps=50, eval_every=10, target=0.001)
-    plugged = installed.run("optimeter", "--config-dir", str(tmp_path), "optimizer=sign", "workload=bowl")
-    assert plugged.startswith("ok")
+def test_the_command_and_a_report_work_there(installed: Installed) -> None:
     swept = installed.run("optimeter", "-m", "optimizer=adamw", "workload=toy,mlp", "steps=5")
     assert swept.split().count("ok") == 2
     assert "index.html" in installed.run("python", "-m", "optimeter.reports", "runs/default")
-    counted = "from optimeter import load; print(len(load('runs')))"
-    assert installed.run("python", "-c", counted).strip() == "3"
+    counted = "from optimeter import load; print(len(load('runs/default')))"
+    assert installed.run("python", "-c", counted).strip() == "2"
+
+
+def test_the_example_of_a_plug_in_works_there(installed: Installed, tmp_path: Path) -> None:
+    """Its optimizer, workload, measure and table, none of which the package knows."""
+    plugin = tmp_path / "plugin"
+    shutil.copytree(PLUGIN, plugin, ignore=shutil.ignore_patterns("__pycache__"))
+    common = ("--config-dir", str(plugin), "optimizer=sm3", "workload=spirals", "name=plugin")
+    assert installed.run("optimeter", *common).startswith("ok")
+    assert installed.run("optimeter", *common, "measure=energy", "measure.steps=3").startswith("ok")
+    records = [json.loads(path.read_text()) for path in installed.folder.glob("runs/plugin/*/result.json")]
+    trained, energy = sorted(records, key=lambda record: record["measure"], reverse=True)
+    assert trained["memory"]["by_role"] == {"second_moment": 4 * (66 + 64 + 128 + 64 + 66 + 2)}
+    assert trained["quality"]["score"] > 0.9
+    found = energy["extra"]
+    assert (found["joules_per_step"] is None) == ("extra.joules_per_step" in energy["missing"])
+    assert found["seconds_per_step"] > 0
+    installed.run("python", "-m", "optimeter.reports", "--config-dir", str(plugin), "runs/plugin")
+    table = (installed.folder / "runs/plugin/report/tables/energy.md").read_text()
+    assert "| spirals | sm3 | cpu |" in table
+
+
+def test_nothing_of_ours_names_the_plug_in() -> None:
+    names = {"SM3", "Spirals", "Energy", "energy_table", "meters", "sm3", "spirals"}
+    for path in (PROJECT / name for name in files_in_the_rooms() if name.endswith((".py", ".yaml"))):
+        assert not names & set(re.findall(r"\w+", path.read_text())), path
 
 
 def test_workloads_without_their_packages_are_unsupported_and_say_what_to_install(installed: Installed) -> None:

@@ -109,7 +109,7 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> Result:
 def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
     """Measure, and add what the record has of every measure: the device's watch, provenance, the line that ends it."""
     from optimeter.measure.jobs.build import build_measure
-    from optimeter.measure.memory.peaks import compiled
+    from optimeter.measure.methods.peaks import compiled
 
     measure = build_measure(payload["config"]["measure"], payload["listed_only"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:

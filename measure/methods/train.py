@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from optimeter.measure.memory.ledger import parameter_counts
-from optimeter.measure.memory.peaks import peaks_of_a_step
 from optimeter.measure.methods.arguments import AUTO, check_sampling
 from optimeter.measure.methods.base import Measure, Trial
 from optimeter.measure.methods.loop import Loop
+from optimeter.measure.methods.peaks import peaks_of_a_step
 from optimeter.measure.methods.quality import quality
 from optimeter.measure.methods.settings import scheduler
 from optimeter.measure.monitor.listener import ESTIMATOR
