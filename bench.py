@@ -44,14 +44,18 @@ def main() -> None:
 
 
 def search_path(folders: list[str], arguments: list[str]) -> list[str]:
-    """Where modules are looked for: what is installed, then the user's folders, then this checkout if it is there.
+    """Where modules are looked for: what is installed, then the user's folders, then a checkout of ours.
 
-    A user may have a package named as one of our rooms is, which the checkout's folder would hide.
+    A user may have a package named as one of our rooms is, which a checkout in front would hide.
     """
-    checkout = Path(__file__).resolve().parent
-    installed = [folder for folder in folders if Path(folder).resolve() != checkout]
-    last = [str(checkout)] if len(installed) < len(folders) else []
-    return [*installed, *user_folders(arguments), *last]
+    checkouts = [folder for folder in folders if is_checkout(Path(folder))]
+    installed = [folder for folder in folders if folder not in checkouts]
+    return [*installed, *user_folders(arguments), *checkouts]
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether the rooms stand there side by side, as they do not in a wheel."""
+    return (folder / "bench.py").exists() and (folder / "optimeter" / "bench.py").exists()
 
 
 def user_folders(arguments: list[str]) -> list[str]:

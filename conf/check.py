@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from optimeter.measure.jobs.outcomes import Refused, nearest
-from optimeter.measure.jobs.parts import ABOUT, parts_of
+from optimeter.measure.jobs.parts import ABOUT, PARTS, others, parts_of
 from optimeter.measure.records.record import REPORT
 
 
@@ -37,7 +37,6 @@ def maybe(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool
 POSITIVE = (positive, "a number above 0")
 FLAG = (lambda x: isinstance(x, bool), "true or false")
 TEXT = (lambda x: isinstance(x, str) and x != "", "a name")
-SAMPLING = (lambda x: x == "auto" or whole(1)[0](x), "auto or a whole number of at least 1")
 RULES = {
     "seed": (lambda x: whole(0)[0](x) and x < 1 << 63, "a whole number from 0 to below 2⁶³"),
     "device": TEXT,  # which there are is asked where torch is: measure/devices
@@ -56,13 +55,6 @@ RULES = {
     "runs_dir": TEXT,
     "workload.target": maybe((is_number, "a number")),
     "optimizer.about.hessian_every": maybe(whole(1)),
-    "measure.kind": one_of("train", "overhead", "step", "plan"),
-    "measure.sample_every": SAMPLING,
-    "measure.pairs": whole(4),
-    "measure.block_seconds": POSITIVE,
-    "measure.seconds": POSITIVE,
-    "measure.precision": POSITIVE,
-    "measure.delta": (lambda x: positive(x) and x < 1, "a number above 0 and below 1"),
 }
 
 
@@ -78,6 +70,7 @@ def check(config: dict[str, Any]) -> None:
     lr = config["optimizer"].get("lr")
     if lr is not None and not (isinstance(lr, (int, float)) and not isinstance(lr, bool) and lr >= 0):
         raise Refused(f"optimizer.lr must be a number of at least 0, not {_shown(lr)}")
+    check_roles(config["measure"])
     for part, spec in parts_of(config):
         check_part(part, spec)
 
@@ -94,13 +87,26 @@ def check_name(name: Any) -> None:
         )
 
 
+def check_roles(measure: dict[str, Any]) -> None:
+    """The further optimizers of a measure have roles of their own, and are optimizers' names."""
+    roles = others(measure)
+    if not isinstance(roles, dict):
+        raise Refused(f"measure.optimizers must be roles with an optimizer's name each, not {_shown(roles)}")
+    for role, spec in roles.items():
+        if role in PARTS:
+            raise Refused(f"measure.optimizers.{role}: a role must not be called {role}")
+        if not isinstance(spec, dict):
+            raise Refused(f"measure.optimizers.{role} must be the name of an optimizer, not {_shown(spec)}")
+
+
 def check_part(part: str, spec: dict[str, Any]) -> None:
     """The target is there, alone, and what is said about it has known names."""
     if not isinstance(spec.get("_target_"), str):
         raise Refused(f"{part}._target_ must be given: the dotted path of a class, {part}._target_=package.Class")
-    for path in nested_targets({key: value for key, value in spec.items() if key != "_target_"}):
+    own = ("_target_", "optimizers") if part == "measure" else ("_target_",)  # those are parts too
+    for path in nested_targets({key: value for key, value in spec.items() if key not in own}):
         raise Refused(f"{part}.{path}: a class inside a class's arguments is not instantiated; pass plain values")
-    if part != "workload":
+    if part not in ("workload", "measure"):
         for key in spec.get("about") or {}:
             if key not in ABOUT:
                 raise Refused(f"{part}.about.{key}: no such key{nearest(key, ABOUT)}")

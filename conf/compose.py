@@ -13,9 +13,10 @@ from optimeter.conf.check import check
 from optimeter.conf.explain import explain
 from optimeter.conf.shapes import parse_shapes
 from optimeter.measure.jobs.outcomes import Refused
-from optimeter.measure.jobs.parts import PARTS, Config
+from optimeter.measure.jobs.parts import PARTS, RETIRED, Config, others
 from optimeter.measure.jobs.progress import counted
-from optimeter.measure.records.record import VOLATILE
+from optimeter.measure.records.convert import config_to_current
+from optimeter.measure.records.naming import VOLATILE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -111,13 +112,14 @@ def configuration(composed: "Composed", typed: str) -> Config:
     config, chosen = composed.config, composed.choices
     if config["replay"]:
         again = recorded(Path(config["replay"]))
-        free = tuple(name for name in VOLATILE if name != "choices" and (name != "baseline" or not _is_step(again)))
+        fixed = ("choices", "baseline") if others(again["measure"]) else ("choices",)
+        free = tuple(name for name in VOLATILE if name not in fixed)
         check_alone(composed.overrides, free)
         config = again | {name: config[name] for name in free}
     else:
-        config["choices"] = {"optimizer": chosen["optimizer"], "workload": chosen["workload"]}
-        if _is_step(config):
-            prepare_step(config, composed.overrides)
+        config["choices"] = {part: chosen[part] for part in PARTS}
+        name_others(config)
+        put_shapes(config, composed.overrides)
     for part in PARTS:
         spec = {name: value for name, value in config[part].items() if value != "???"}
         if "_target_" not in spec and composed.swept:
@@ -130,32 +132,37 @@ def configuration(composed: "Composed", typed: str) -> Config:
     return config | {"command": typed}
 
 
-def _is_step(config: Config) -> bool:
-    return (config.get("measure") or {}).get("kind") == "step"
+def name_others(config: Config) -> None:
+    """Compose the further optimizers that the measure names, each in its role."""
+    roles = others(config["measure"])
+    if not isinstance(roles, dict):
+        return  # `check` refuses it
+    for role, name in roles.items():
+        if isinstance(name, str) and name:
+            roles[role] = dict(optimizer_named(role, name))
+            config["choices"][role] = name
 
 
-def prepare_step(config: Config, overrides: Iterable[str]) -> None:
-    """For measure=step: compose the baseline's optimizer, and put given shapes in the workload's place."""
-    if isinstance(config["baseline"], str) and config["baseline"]:  # `check` refuses what is not
-        config["measure"]["baseline"] = dict(optimizer_named(config["baseline"]))
-    if config["measure"]["shapes"] is None:
+def put_shapes(config: Config, overrides: Iterable[str]) -> None:
+    """Put the shapes that a measure is given in the workload's place."""
+    given = config["measure"].get("shapes")
+    if given is None:
         return
-    for one in overrides:
-        if one.lstrip("+~").startswith(("workload=", "workload.", "workload@")):
-            raise Refused(f"{one}: measure.shapes stands in the workload's place; give one of the two")
-    shapes = parse_shapes(config["measure"]["shapes"])
+    for override in overrides:
+        if override.lstrip("+~").startswith(("workload=", "workload.", "workload@")):
+            raise Refused(f"{override}: measure.shapes stands in the workload's place; give one of the two")
     config["choices"]["workload"] = "shapes"
     config["workload"] = {
         "_target_": "optimeter.workloads.shapes.Shapes",
         "_convert_": "all",
-        "shapes": shapes,
+        "shapes": parse_shapes(given),
         "steps": 1,
     }
 
 
 @cache
-def optimizer_named(name: str) -> Config:
-    """The configuration of `optimizer=name`, for the baseline; raises Refused where there is none."""
+def optimizer_named(role: str, name: str) -> Config:
+    """The configuration of `optimizer=name`, for the optimizer in a role; raises Refused where there is none."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -170,10 +177,10 @@ def optimizer_named(name: str) -> Config:
             composed = hydra_compose("bench", [f"optimizer={name}"]).optimizer
             whole: Config = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
-        raise Refused(f"baseline: {explain(error)}") from error
+        raise Refused(f"{role}: {explain(error)}") from error
     spec = {key: value for key, value in whole.items() if value != "???"}
     if "_target_" not in spec:
-        raise Refused(f"baseline={name} names no class; a baseline of your own is a file in --config-dir")
+        raise Refused(f"{role}={name} names no class; a {role} of your own is a file in --config-dir")
     return spec
 
 
@@ -186,16 +193,20 @@ def check_alone(overrides: Iterable[str], free: Sequence[str]) -> None:
 
 
 def recorded(folder: Path) -> Config:
-    """The configuration in a record's folder (or the path of its config.yaml)."""
-    from omegaconf import OmegaConf
+    """The configuration in a record's folder (or the path of its config.yaml), as this version would write it."""
+    import yaml
 
     path = folder if folder.suffix == ".yaml" else folder / "config.yaml"
     if not path.exists():
         raise Refused(f"replay={folder}: there is no {path}")
-    config = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(config, dict) or not {"optimizer", "workload", "choices"} <= set(config):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not {*PARTS, "choices"} <= set(config):
         raise Refused(f"replay={folder}: {path} is not the configuration of a run")
-    return {name: value for name, value in config.items() if name != "hydra"}  # type: ignore[misc]
+    current: Config = config_to_current(config)
+    for spec in (current["optimizer"], *others(current["measure"]).values()):
+        for name in set(spec.get("about") or {}) & set(RETIRED):
+            del spec["about"][name]
+    return current
 
 
 def complete(config: Config, experiment: str | None) -> None:

@@ -18,11 +18,13 @@ from torch import nn
 
 from optimeter.conf import CONF
 from optimeter.conf.check import check, check_name
-from optimeter.conf.compose import prepare_step
+from optimeter.conf.compose import name_others
 from optimeter.measure.jobs.build import (
+    CARRIED_OUT,
     LISTED,
     PEERS,
     accepted,
+    build_measure,
     check_arguments,
     optimizer_builder,
     resolve,
@@ -110,11 +112,49 @@ def test_the_sweep_over_ours_takes_every_one_of_them() -> None:
 
 @pytest.mark.parametrize("name", names("measure"))
 def test_every_measure_is_known(name: str) -> None:
-    config = composed(f"measure={name}")
-    if name == "step":
-        prepare_step(config, [])
+    config = composed(f"measure={name}") | {"choices": {}}
+    name_others(config)
     check(config)
-    assert config["measure"]["kind"] == name
+    spec = config["measure"]
+    cls = resolve("measure", spec, listed_only=True)
+    check_arguments("measure", cls, spec)
+    known = accepted(inspect.signature(cls).parameters)
+    assert set(arguments(spec)) - set(CARRIED_OUT) == known, "a YAML has every argument of the constructor"
+    assert isinstance(build_measure(spec), cls)
+
+
+ROLES = [
+    ({"optimizer": "adam"}, "a role must not be called optimizer"),
+    ({"baseline": 3}, "measure.optimizers.baseline must be the name of an optimizer, not 3"),
+    ("adam", "measure.optimizers must be roles"),
+    ({"baseline": "adamm"}, "baseline: optimizer=adamm: no such optimizer; did you mean adam?"),
+    ({"baseline": "any"}, "baseline=any names no class"),
+]
+
+
+@pytest.mark.parametrize(("roles", "words"), ROLES, ids=str)
+def test_further_optimizers_are_names_in_roles(roles: Any, words: str) -> None:
+    config = composed("measure=train") | {"choices": {}}
+    config["measure"]["optimizers"] = roles
+    with pytest.raises(Refused, match=words.replace("(", r"\(").replace("?", r"\?")):
+        name_others(config)
+        check(config)
+
+
+MEASURES = [
+    ("train", "sample_every", 0, "measure.sample_every must be auto or a whole number of at least 1, not 0"),
+    ("step", "delta", 2, "measure.delta must be a number above 0 and below 1, not 2"),
+    ("step", "seconds", "long", "measure.seconds must be a number above 0, not 'long'"),
+    ("overhead", "pairs", 3, "measure.pairs must be a whole number of at least 4, not 3"),
+]
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "words"), MEASURES)
+def test_a_bad_argument_of_a_measure_is_refused(name: str, argument: str, value: Any, words: str) -> None:
+    spec = composed(f"measure={name}")["measure"]
+    with pytest.raises(Refused) as refusal:
+        build_measure(spec | {argument: value})
+    assert str(refusal.value) == words
 
 
 BAD = [
@@ -140,7 +180,6 @@ BAD = [
     ("optimizer.lr", "fast", "optimizer.lr must be"),
     ("optimizer.betas", {"_target_": "os.system"}, "optimizer.betas._target_: a class inside"),
     ("optimizer.about", {"gradient": "dense"}, "did you mean gradients?"),
-    ("measure.sample_every", 0, "measure.sample_every must be auto or"),
 ]
 
 

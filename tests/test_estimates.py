@@ -9,8 +9,8 @@ from torch import nn
 
 from optimeter import optimizers, workloads
 from optimeter.measure.devices import device_for
-from optimeter.measure.jobs.build import build_workload
-from optimeter.measure.jobs.child import measure_of, recipe_of, settings_of
+from optimeter.measure.jobs.build import build_measure, build_workload
+from optimeter.measure.jobs.child import recipe_of, settings_of
 from optimeter.measure.jobs.parts import about
 from optimeter.measure.methods.base import Trial
 from optimeter.measure.records.schema import Findings
@@ -101,7 +101,7 @@ def refusal(*overrides: str) -> str | None:
         device_for("cpu"),
         {"baseline": recipes["optimizer"]},
     )
-    reason: str | None = measure_of(config["measure"]).fits(trial)
+    reason: str | None = build_measure(config["measure"]).fits(trial)
     return reason
 
 

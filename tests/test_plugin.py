@@ -95,3 +95,61 @@ def test_a_users_folders_do_not_shadow_ours(bench: Bench, tmp_path: Path) -> Non
         (tmp_path / name / "__init__.py").write_text("raise ImportError('the wrong one')\n")
     ran = bench("optimizer=adamw", "workload=toy", "steps=3")
     assert ran.statuses == ["ok"], ran.stderr
+
+
+def test_a_package_called_as_a_room_of_ours_is_the_users(bench: Bench, tmp_path: Path) -> None:
+    for name, code in (("optimizers", MY_OPT), ("workloads", MY_WORK), ("optimeter", "raise ImportError('not ours')")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+    theirs = ("optimizer=any", "optimizer._target_=optimizers.SignDescent", "optimizer.lr=0.1")
+    ran = bench(*theirs, "workload=any", "workload._target_=workloads.Bowl", "steps=5")
+    assert ran.statuses == ["ok"], ran.stderr
+    assert ran.records[0]["optimizer_target"] == "optimizers.SignDescent"
+
+
+MY_MEASURE = """
+from optimeter.measure.methods import Loop, Measure
+from optimeter.measure.records.schema import Findings
+
+
+class LossRange(Measure):
+    def __init__(self, batches=3):
+        if batches < 2:
+            raise ValueError(f"measure.batches must be at least 2, not {batches}")
+        self.batches = batches
+
+    def run(self, trial):
+        batches = trial.workload.batches("train", trial.settings.seed)
+        loop = Loop(trial.workload, trial.optimizer, trial.settings, trial.device)
+        losses = [float(loop.gradients([next(iter(batches))])) for _ in range(self.batches)]
+        rival = trial.others["rival"]
+        return Findings(status="ok", extra={"losses": losses, "rival": rival.name, "class": rival.cls.__name__})
+
+    def line(self, findings):
+        return f"{len(findings.extra['losses'])} losses, beside {findings.extra['rival']}"
+"""
+
+
+def test_a_measure_of_ones_own(bench: Bench, theirs: Path) -> None:
+    """It is composed with its further optimizer, recorded with what every measure has, and edits make another run."""
+    (theirs / "my_measure.py").write_text(MY_MEASURE)
+    yaml(theirs, "measure", "losses", "my_measure.LossRange", batches=3, optimizers={"rival": "${baseline}"})
+    run = ("--config-dir", str(theirs), "measure=losses", "workload=bowl", "optimizer=sign", "baseline=adam")
+    ran = bench(*run)
+    assert ran.statuses == ["ok"], ran.stderr
+    assert "3 losses, beside adam" in ran.stdout
+    (result,) = ran.records
+    assert result["measure"] == "losses"
+    assert result["extra"]["class"] == "Adam"
+    assert result["summary"] == "3 losses, beside adam"
+    assert result["gpu"] is None
+    assert "gpu" in result["missing"]
+    again = bench(*run)
+    assert again.statuses == ["kept"]
+    assert "3 losses, beside adam" in again.stdout
+    assert bench(*run[:-1], "baseline=lion").statuses == ["ok"]
+    (theirs / "my_measure.py").write_text(MY_MEASURE + "\n# edited\n")
+    assert bench(*run).statuses == ["ok"]
+    assert len(bench(*run).records) == 3
+    refused = bench(*run, "measure.batches=1")
+    assert refused.stderr == "bench.py: measure.batches must be at least 2, not 1\n"

@@ -1,13 +1,15 @@
 """The one place where names in a configuration become classes and objects.
 
 A `_target_` runs code: a configuration is a program. Whatever the name resolves to must be a subclass of
-`torch.optim.Optimizer` or of `Workload` before it is called, a class inside a class's arguments is refused, and a
-replayed configuration may only name packages on the list.
+`torch.optim.Optimizer`, of `Workload` or of `Measure` before it is called, a class inside a class's arguments is
+refused, and a replayed configuration may only name packages on the list.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -16,10 +18,11 @@ from torch.optim import Optimizer
 from optimeter.measure.jobs.environment import installed
 from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
 from optimeter.measure.jobs.parts import about, arguments
+from optimeter.measure.methods.base import Measure
 from optimeter.workloads.core.workload import Workload
 
 Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
-KINDS: dict[str, type] = {"optimizer": Optimizer, "baseline": Optimizer, "workload": Workload}
+KINDS: dict[str, type] = {"workload": Workload, "measure": Measure}  # every other part is an optimizer
 # Top-level package → the distribution to install; the only targets that a replayed configuration may name.
 PEERS = {
     "bitsandbytes": "bitsandbytes",
@@ -29,7 +32,15 @@ PEERS = {
     "prodigyopt": "prodigyopt",
     "pytorch_optimizer": "pytorch-optimizer",
 }
-LISTED = ("optimeter.optimizers.", "optimeter.workloads.", "torch.optim.", *(f"{name}." for name in PEERS))
+ROOMS = ("bench", "conf", "measure", "optimizers", "reports", "workloads")  # ours stand in a checkout under these
+CARRIED_OUT = ("optimizers", "shapes")  # of a measure's keys
+LISTED = (
+    "optimeter.optimizers.",
+    "optimeter.workloads.",
+    "optimeter.measure.methods.",
+    "torch.optim.",
+    *(f"{name}." for name in PEERS),
+)
 
 
 def resolve(part: str, spec: dict[str, Any], listed_only: bool = False) -> type:
@@ -39,8 +50,9 @@ def resolve(part: str, spec: dict[str, Any], listed_only: bool = False) -> type:
     if listed_only and not target.startswith(LISTED):
         raise Refused(f"{where}: a replayed configuration may only name {', '.join(LISTED)}…")
     found = _locate(where, target, about(spec)["package"])
-    if not (isinstance(found, type) and issubclass(found, KINDS[part])):
-        base = f"{KINDS[part].__module__.removesuffix('.optimizer')}.{KINDS[part].__name__}"
+    kind = KINDS.get(part, Optimizer)
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        base = f"{kind.__module__.removesuffix('.optimizer')}.{kind.__name__}"
         raise Refused(f"{where} is not {'an' if part == 'optimizer' else 'a'} {part}: not a subclass of {base}")
     return found
 
@@ -59,6 +71,8 @@ def _locate(where: str, target: str, package: str | None) -> Any:
 
 
 def _import(where: str, names: list[str], package: str | None) -> tuple[Any, list[str]]:
+    if names[0] in ROOMS and not _is_theirs(names[0]):
+        raise Refused(f"{where}: there is no module {names[0]}; ours is optimeter.{'.'.join(names)}")
     for length in range(len(names) - 1, 0, -1):
         module = ".".join(names[:length])
         try:
@@ -74,16 +88,25 @@ def _import(where: str, names: list[str], package: str | None) -> tuple[Any, lis
     raise Refused(f"{where}: there is no module {names[0]}; pip install it, or run where its file is")
 
 
+def _is_theirs(room: str) -> bool:
+    """Whether a module named as one of our rooms is the user's own; a room of ours stands in `optimeter/` too."""
+    found = PathFinder.find_spec(room)
+    if found is None:
+        return False
+    places = [Path(place) for place in found.submodule_search_locations or [found.origin or ""]]
+    return not any((place.parent / "optimeter" / place.name).exists() for place in places)
+
+
 def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
     """Raise Refused for an argument that the constructor does not take, or one that it needs and lacks."""
-    given = arguments(spec)
     parameters = inspect.signature(cls).parameters
     known = accepted(parameters)
+    given = measure_arguments(cls, spec) if part == "measure" else arguments(spec)
     for key in given:
         if known is not None and key not in known:
             raise Refused(f"{part}.{key}: {cls.__name__} takes no such argument{nearest(key, known)}")
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    for name in needed if part == "workload" else needed[1:]:
+    for name in needed if part in KINDS else needed[1:]:
         if name not in given:
             raise Refused(f"{part}.{name} must be given: {cls.__name__} has no default for it; +{part}.{name}=…")
 
@@ -107,6 +130,27 @@ def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str
         return cls(parameters if named else [p for _, p in parameters], **arguments(spec))
 
     return build
+
+
+def build_measure(spec: dict[str, Any], listed_only: bool = False) -> Measure:
+    """The measure; raises Refused with the constructor's line for values that cannot be."""
+    cls = resolve("measure", spec, listed_only)
+    try:
+        return cls(**measure_arguments(cls, spec))
+    except ValueError as error:
+        raise Refused(headed("measure", error)) from error
+
+
+def measure_arguments(cls: type, spec: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments; not what is carried out for it, unless it asks: other optimizers, shapes."""
+    known = accepted(inspect.signature(cls).parameters)
+    return {name: value for name, value in arguments(spec).items() if name not in CARRIED_OUT or name in (known or ())}
+
+
+def headed(part: str, error: Exception) -> str:
+    """The first line of an error, with the part that it speaks of in front."""
+    line = str(error).partition("\n")[0]
+    return line if line.startswith(f"{part}.") else f"{part}: {line}"
 
 
 def build_workload(spec: dict[str, Any], listed_only: bool = False) -> Workload:

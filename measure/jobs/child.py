@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from optimeter.measure.jobs.outcomes import Refused, Unsupported
-from optimeter.measure.jobs.parts import about, parts_of
-from optimeter.measure.records.record import in_short
+from optimeter.measure.jobs.parts import about, others
+from optimeter.measure.records.environment import Gpu
+from optimeter.measure.records.fields import from_plain
+from optimeter.measure.records.naming import STEPS
+from optimeter.measure.records.schema import Result
+from optimeter.measure.records.write import check, in_short, to_line
 
 Send = Callable[[Any], None]
 Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its configuration, from a replayed record
@@ -17,17 +21,25 @@ Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its 
 
 def identify(parts: list[Part], device: str, send: Send) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
-    from optimeter.measure.devices import resolve
-    from optimeter.measure.jobs.environment import describe
     from optimeter.measure.jobs.sources import identity
 
-    try:
-        found = resolve(device)
-        send({"device": found.name, "device_name": found.label(), "environment": describe(found)})
-    except ValueError as reason:
-        send({"device": None, "reason": str(reason), "device_name": None, "environment": describe(None)})
+    send(_machine(device))
     for part in parts:
         send(_answer("identity", identity, part))
+
+
+def _machine(name: str) -> dict[str, Any]:
+    """The facts of this machine, or why the device cannot be: it is `refused`, never replaced."""
+    from optimeter.measure.devices import names, resolve
+    from optimeter.measure.jobs.environment import describe
+
+    if name not in ("auto", *names()):
+        return {"refused": f"device must be one of auto, {', '.join(names())}, not {name!r}"}
+    try:
+        device = resolve(name)
+    except ValueError as reason:
+        return {"refused": f"device={name}: {reason}"}
+    return {"device": device.name, "device_name": device.label(), "environment": describe(device)}
 
 
 def look(parts: list[Part], device: str, send: Send) -> None:
@@ -37,19 +49,21 @@ def look(parts: list[Part], device: str, send: Send) -> None:
         send(_answer("target", _target_of, part))
 
 
-def _target_of(kind: str, spec: dict[str, Any], listed_only: bool) -> str:
-    from optimeter.measure.jobs.build import build_workload, check_arguments, optimizer_builder, resolve
+def _target_of(part: str, spec: dict[str, Any], listed_only: bool) -> str:
+    from optimeter.measure.jobs.build import build_measure, build_workload, check_arguments, optimizer_builder, resolve
 
-    cls = resolve(kind, spec, listed_only)
-    check_arguments(kind, cls, spec)
-    if kind == "workload":
+    cls = resolve(part, spec, listed_only)
+    check_arguments(part, cls, spec)
+    if part == "workload":
         build_workload(spec, listed_only)
+    elif part == "measure":
+        build_measure(spec, listed_only)
     else:
-        _try_arguments(cls.__name__, optimizer_builder(spec, listed_only))
+        _try_arguments(part, cls.__name__, optimizer_builder(spec, listed_only, part))
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _try_arguments(name: str, build: Callable[..., Any]) -> None:
+def _try_arguments(part: str, name: str, build: Callable[..., Any]) -> None:
     """Raise Refused for values that the constructor says it cannot take; whatever else happens, a run will tell."""
     import torch
 
@@ -57,13 +71,14 @@ def _try_arguments(name: str, build: Callable[..., Any]) -> None:
         build([("weight", torch.nn.Parameter(torch.ones(2, 2)))])
     except ValueError as error:
         line = str(error).partition("\n")[0]
-        raise Refused(f"optimizer: {line if line.startswith(name) else f'{name}: {line}'}") from error
+        raise Refused(f"{part}: {line if line.startswith(name) else f'{name}: {line}'}") from error
     except Exception:
         return
 
 
 def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
     """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
+    from optimeter.measure.jobs.build import headed
     from optimeter.measure.jobs.sources import package_version
 
     try:
@@ -73,11 +88,11 @@ def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, An
     except Unsupported as reason:
         return {"unsupported": str(reason), "package": package_version(part[1]["_target_"].partition(".")[0])}
     except (ValueError, TypeError) as error:
-        return {"refused": f"{part[0]}: {error}"}
+        return {"refused": headed(part[0], error)}
 
 
-def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
-    """Build what the configuration names and measure it: the blocks of the record, whatever happens."""
+def make(payload: dict[str, Any], folder: Path, send: Send) -> Result:
+    """Build what the configuration names and measure it: the record as far as it can be told here, whatever happens."""
     import traceback
 
     from optimeter.workloads.core.workload import NoTask
@@ -85,19 +100,18 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
     try:
         return _measure(payload, folder, send)
     except (Unsupported, NoTask) as reason:  # not every NotImplementedError: torch raises it for a kernel that it lacks
-        return {"status": "unsupported", "reason": str(reason)}
+        return Result(status="unsupported", reason=str(reason))
     except Exception as error:
         traceback.print_exc()  # to log.txt
-        return {"status": "oom" if _out_of_memory(error) else "error", "reason": in_short(error)}
+        return Result(status="oom" if _out_of_memory(error) else "error", reason=in_short(error))
 
 
-def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any]:
+def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
+    """Measure, and add what the record has of every measure: the device's watch, provenance, the line that ends it."""
+    from optimeter.measure.jobs.build import build_measure
     from optimeter.measure.memory.peaks import compiled
-    from optimeter.measure.records.fields import to_plain
-    from optimeter.measure.records.naming import STEPS
-    from optimeter.measure.records.write import to_line
 
-    measure = measure_of(payload["config"]["measure"])
+    measure = build_measure(payload["config"]["measure"], payload["listed_only"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
 
         def progress(news: Any) -> None:
@@ -109,20 +123,19 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> dict[str, Any
             raise Unsupported(reason)
         with trial.device.watch() as watch:
             findings = measure.run(trial)
-    findings.summary = measure.line(findings)
+    findings.summary = measure.line(findings) or None
+    check(findings)
     seen = watch.summary()
     if seen is None:
-        findings.missing["gpu"] = str(watch.reason)
-    provenance = {"weights": trial.workload.provenance() or None, "gpu": seen, "compiled": compiled()}
-    return to_plain(findings) | provenance
-
-
-def measure_of(spec: dict[str, Any]) -> Any:
-    """The measure that a configuration names."""
-    from optimeter.measure import methods
-
-    cls = getattr(methods, spec["kind"].capitalize())
-    return cls(**{name: value for name, value in spec.items() if name not in ("kind", "baseline", "shapes")})
+        findings.missing = {**findings.missing, "gpu": str(watch.reason)}
+    return Result.of(
+        findings,
+        gpu=from_plain(Gpu, seen or {}),
+        weights=dict(trial.workload.provenance() or {}),
+        compiled=compiled(),
+        shaped_by=list(trial.workload.shaped_by),
+        follows=list(trial.workload.follows),
+    )
 
 
 def trial_of(payload: dict[str, Any], write: Any, progress: Any) -> Any:
@@ -132,8 +145,8 @@ def trial_of(payload: dict[str, Any], write: Any, progress: Any) -> Any:
     from optimeter.measure.methods import Trial
 
     config, listed_only = payload["config"], payload["listed_only"]
-    specs = {part: spec for part, spec in parts_of(config) if part != "workload"}
-    names = {"optimizer": config["choices"]["optimizer"], "baseline": config["baseline"]}
+    specs = {"optimizer": config["optimizer"], **others(config["measure"])}
+    names = config["choices"]
     recipes = {part: recipe_of(names[part], spec, listed_only, part) for part, spec in specs.items()}
     return Trial(
         workload=build_workload(config["workload"], listed_only),
@@ -173,11 +186,12 @@ def settings_of(config: dict[str, Any]) -> Any:
 
 def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
     """For `dry`: the plan of a run in a line, or why it cannot run."""
+    from optimeter.measure.jobs.build import build_measure
     from optimeter.measure.methods import Plan
 
     try:
         trial = trial_of(payload, ignored, ignored)
-        if reason := measure_of(payload["config"]["measure"]).fits(trial):
+        if reason := build_measure(payload["config"]["measure"], payload["listed_only"]).fits(trial):
             return {"unsupported": reason}
         plan = Plan()
         return {"planned": plan.line(plan.run(trial))}

@@ -1,5 +1,7 @@
 """`dry=true`: what each run would be, hold and take; nothing is run and nothing written."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from optimeter.measure.jobs.child import estimate
@@ -8,11 +10,12 @@ from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.parts import Config, key, parts_of
 from optimeter.measure.records.read import read_records
 
+ALIKE = ("optimizer", "workload", "size", "device", "measure")  # runs that should take about as long
+
 
 def show(jobs: list[Job]) -> int:
     """Print a line for each run; returns the exit code."""
-    earlier = [record.result for record in read_records(jobs[0].place.sweep.parent)]
-    seconds = {like(result): result["time"]["wall"] for result in earlier if result.get("time")}
+    seconds = earlier(jobs[0].place.sweep.parent)
     estimates: dict[str, Config] = {}
     for job in jobs:
         alike = same(job)
@@ -20,7 +23,8 @@ def show(jobs: list[Job]) -> int:
             estimates[alike] = run_isolated(estimate, job.payload, None).result or {
                 "unknown": "looking at it ends the process"
             }
-        time = f"about {seconds[like(job.known)]:.0f} s" if like(job.known) in seconds else "time unknown"
+        known = like(job.known)
+        time = f"about {seconds[known]:.0f} s" if known in seconds else "time unknown"
         print(f"{state(job, estimates[alike]):<12}{job.label:<44} {time:<13} {in_words(estimates[alike])}")
     total = sum(seconds.get(like(job.known), 0) for job in jobs)
     print(f"{len(jobs)} runs, {total:.0f} s for those with an earlier record; nothing was run")
@@ -39,9 +43,16 @@ def state(job: Job, found: Config) -> str:
     return "kept" if not job.rerun and job.place.finished() else "would run"
 
 
-def like(known: Any) -> tuple:
+def earlier(runs: Path) -> dict[tuple, float]:
+    """Seconds that runs took which are recorded there, by what they have in common with others."""
+    results = [record.result for record in read_records(runs)]
+    walls = [(result, result.time.wall) for result in results]
+    return {like({name: getattr(result, name) for name in ALIKE}): wall for result, wall in walls if wall is not None}
+
+
+def like(known: Mapping[str, Any]) -> tuple:
     """What two runs share that should take about as long."""
-    return tuple(known.get(name) for name in ("optimizer", "workload", "size", "device", "measure"))
+    return tuple(known[name] for name in ALIKE)
 
 
 def in_words(found: Config) -> str:

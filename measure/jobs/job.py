@@ -6,7 +6,7 @@ from typing import Any
 
 from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.outcomes import Refused
-from optimeter.measure.jobs.parts import Config, key, parts_of
+from optimeter.measure.jobs.parts import Config, key, others, parts_of
 from optimeter.measure.jobs.questions import Answers
 from optimeter.measure.records.record import VOLATILE, Place, run_id, slug
 
@@ -30,8 +30,8 @@ class Job:
 def job_of(config: Config, answers: Answers) -> Job:
     """The run that a configuration stands for, with its identity; raises Refused where the device is not here."""
     machine = answers.machine
-    if machine["device"] is None:
-        raise Refused(f"device={config['device']}: {machine['reason']}")
+    if "refused" in machine:
+        raise Refused(machine["refused"])
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     run = run_id(identity(stored, answers))
     names, size = config["choices"], config["workload"].get("size")
@@ -44,7 +44,7 @@ def job_of(config: Config, answers: Answers) -> Job:
         known={
             "run": run,
             "name": config["name"],
-            "measure": config["measure"]["kind"],
+            "measure": names["measure"],
             "optimizer": names["optimizer"],
             "optimizer_target": config["optimizer"]["_target_"],
             "workload": names["workload"],
@@ -69,8 +69,8 @@ def identity(stored: Config, answers: Answers) -> list[Any]:
     same = {name: value for name, value in stored.items() if name not in VOLATILE}
     same["optimizer"], same["about"] = essence(stored["optimizer"])
     parts = parts_of(stored)
-    if "baseline" in dict(parts):  # where it is measured it makes another run, as it does not where reports look it up
-        same["measure"] = same["measure"] | {"baseline": essence(same["measure"]["baseline"])}
+    if roles := others(stored["measure"]):
+        same["measure"] = stored["measure"] | {"optimizers": {role: essence(spec) for role, spec in roles.items()}}
     machine = answers.machine
     torch_version = machine["environment"]["packages"].get("torch")
     return [same, machine["device_name"], torch_version, [answers.identity(part, spec) for part, spec in parts]]

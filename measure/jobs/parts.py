@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 Config = dict[str, Any]
-PARTS = ("optimizer", "workload")
+PARTS = ("optimizer", "workload", "measure")
 # What an optimizer's YAML says under `about`, with the defaults. It is taken off before the constructor is called.
 ABOUT: Config = {
     "parameters": "plain",  # or "named": the optimizer is given (name, parameter) pairs
@@ -19,10 +19,13 @@ RETIRED = ("coupled", "nan", "peer", "reference", "train_mode")
 
 
 def parts_of(config: Config) -> list[tuple[str, Config]]:
-    """What a run builds from classes: optimizer, workload, and with measure=step the baseline's optimizer."""
-    measure = config["measure"]
-    against = [("baseline", measure.get("baseline") or {})] if measure["kind"] == "step" else []
-    return [*((part, config[part]) for part in PARTS), *against]
+    """What a run builds from classes: optimizer, workload, measure, and further optimizers of the measure by role."""
+    return [*((part, config[part]) for part in PARTS), *others(config["measure"]).items()]
+
+
+def others(measure: Config) -> dict[str, Any]:
+    """The further optimizers that a measure's YAML names, by their role in it."""
+    return measure.get("optimizers") or {}
 
 
 def key(part: str, spec: Config) -> str:

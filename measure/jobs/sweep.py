@@ -12,13 +12,12 @@ from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
 from optimeter.measure.jobs.progress import Progress
-from optimeter.measure.records.naming import differences, flat
+from optimeter.measure.records.environment import Environment
+from optimeter.measure.records.fields import from_plain, is_empty
+from optimeter.measure.records.naming import LOG, differences, flat
 from optimeter.measure.records.read import Unreadable
-from optimeter.measure.records.record import FAILED, LOG, SCHEMA
-
-# Every key of a record, for runs that end before they can fill it.
-EMPTY: dict[str, Any] = {"schema": SCHEMA, "status": None, "reason": None, "steps": 0, "gpu": None, "compiled": False}
-EMPTY |= dict.fromkeys(("summary", "weights", "parameters", "memory", "time", "quality", "checks"))
+from optimeter.measure.records.schema import FAILED, Result, Status
+from optimeter.measure.records.write import to_yaml
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,29 @@ def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Prog
 
 def _kept(job: Job) -> Ending | None:
     result = None if job.rerun else job.place.finished()
-    return Ending(job, result["status"], result["reason"], True, result.get("summary") or "") if result else None
+    return Ending(job, result.status, result.reason, True, result.summary or "") if result else None
 
 
-def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
+def _make(job: Job, make: Callable[..., Result], progress: Progress) -> Ending:
     started, begin = now(), time.monotonic()
-    job.place.begin(yaml_of(job.known["config"]))
+    job.place.begin(to_yaml(job.known["config"]))
+    result = _run(job, make, progress)
+    for name, value in job.known.items():
+        setattr(result, name, value)
+    result.environment = from_plain(Environment, job.known["environment"])
+    result.reason = scrub(result.reason) if result.reason else None
+    if not is_empty(result.time):
+        result.time.wall = time.monotonic() - begin
+    result.started, result.finished = started, now()
+    log = job.place.part / LOG
+    if log.exists():  # a record may be published
+        log.write_text(scrub(log.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    job.place.commit(result)
+    return Ending(job, result.status, result.reason, summary=result.summary or "")
+
+
+def _run(job: Job, make: Callable[..., Result], progress: Progress) -> Result:
+    """What the child found; or, where it came to no end of its own, how it ended."""
     folder = job.place.part
     last: list[tuple] = []
 
@@ -113,26 +129,13 @@ def _make(job: Job, make: Callable[..., Any], progress: Progress) -> Ending:
         outcome = run_isolated(
             make, job.payload, folder, log=folder / LOG, limit_seconds=job.limit_seconds, on_message=on_message
         )
-        after = f" after step {last[0][0]} of {last[0][1]}" if last else ""
-        status = "timeout" if outcome.timed_out else "crashed"
-        blocks = outcome.result or {"status": status, "reason": f"{outcome.describe()}{after}; see {LOG}"}
     except KeyboardInterrupt:
-        blocks = {"status": "interrupted", "reason": "stopped with Ctrl-C"}
-    blocks["reason"] = scrub(blocks["reason"]) if blocks["reason"] else None
-    if blocks.get("time"):
-        blocks["time"]["wall"] = time.monotonic() - begin
-    result = EMPTY | job.known | blocks | {"started": started, "finished": now()}
-    if (folder / LOG).exists():  # a record may be published
-        (folder / LOG).write_text(scrub((folder / LOG).read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
-    job.place.commit(result)
-    return Ending(job, result["status"], result["reason"], summary=result.get("summary") or "")
-
-
-def yaml_of(config: dict[str, Any]) -> str:
-    """The configuration as it stands in the record's folder, where `replay` finds it."""
-    import yaml
-
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        return Result(status="interrupted", reason="stopped with Ctrl-C")
+    if outcome.result is not None:
+        return outcome.result
+    after = f" after step {last[0][0]} of {last[0][1]}" if last else ""
+    status: Status = "timeout" if outcome.timed_out else "crashed"
+    return Result(status=status, reason=f"{outcome.describe()}{after}; see {LOG}")
 
 
 def now() -> str:

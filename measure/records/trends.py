@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from optimeter.measure.records.fields import JSON
-
-MEGABYTE = 1e6
+from optimeter.measure.records.units import BYTES
 
 
 def draw_trends(lines: Sequence[dict[str, JSON]], path: str | Path, title: str = "") -> None:
@@ -71,7 +70,7 @@ def _gradients_in_time(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
 def _memory(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     steps = column(lines, "step")
     for key, colour in (("process", "C3"), ("allocated", "C4"), ("gradients", "C5")):
-        values = [value / MEGABYTE for value in column(lines, "memory", key)]
+        values = [value / BYTES["MB"] for value in column(lines, "memory", key)]
         if any(value == value for value in values):
             axis.plot(steps, values, label=key, color=colour, marker=".", markersize=3)
     axis.set_ylim(bottom=0)
@@ -81,7 +80,7 @@ def _memory(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
 def _moments(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     roles = sorted({role for line in lines for role in (line["memory"].get("state") or {})})
     for number, role in enumerate(roles):
-        values = [value / MEGABYTE for value in column(lines, "memory", "state", role)]
+        values = [value / BYTES["MB"] for value in column(lines, "memory", "state", role)]
         style = "--" if number % 2 else "-"
         axis.plot(column(lines, "step"), values, label=role.replace("_", " "), linestyle=style, marker=".")
     axis.set_ylim(bottom=0)
