@@ -39,7 +39,7 @@ FLAG = (lambda x: isinstance(x, bool), "true or false")
 TEXT = (lambda x: isinstance(x, str) and x != "", "a name")
 RULES = {
     "seed": (lambda x: whole(0)[0](x) and x < 1 << 63, "a whole number from 0 to below 2⁶³"),
-    "device": TEXT,  # which there are is for a child to say: they import torch
+    "device": TEXT,  # which there are is asked where torch is: measure/devices
     "dtype": one_of("float32", "bfloat16", "float16", "float64"),
     "steps": whole(1),
     "schedule": one_of("constant", "linear", "cosine"),

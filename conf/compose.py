@@ -39,11 +39,10 @@ def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] =
     from hydra.core.utils import setup_globals
     from hydra.errors import HydraException
     from hydra.plugins.sweeper import Sweeper
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from optimeter.conf.composer import Composed, Composer
+    from optimeter.conf.composer import Composed, Composer, plain
 
     gathered = Gathered(shlex.join(["python", "bench.py", *sys.argv[1:]]))
 
@@ -51,9 +50,8 @@ def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] =
         """A single job, or one of a sweep where a launcher put it."""
         begin()
         whole = HydraConfig.get()
-        config: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         swept = whole.mode is not None and whole.mode.name == "MULTIRUN"
-        composed = Composed(config, dict(whole.runtime.choices), list(whole.overrides.task), swept)
+        composed = Composed(plain(cfg), dict(whole.runtime.choices), list(whole.overrides.task), swept)
         if composed.choices["hydra/launcher"] == "basic":
             gathered.add(composed)
         else:
@@ -220,5 +218,3 @@ def complete(config: Config, experiment: str | None) -> None:
         if config[name] is None:
             config[name] = workload.get(name)
         workload[name] = config[name]
-    if workload.get("sparse") == "auto":
-        workload["sparse"] = (config["optimizer"].get("about") or {}).get("gradients") == "sparse"

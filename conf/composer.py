@@ -83,7 +83,7 @@ class Composer:
             return self._as_hydra_does(overrides)
         config: DictConfig = pickle.loads(base.pickled)
         self.loader._apply_overrides_to_config([one for one in parsed if one not in choices], config)
-        return Composed(_plain(config), base.choices, overrides, swept=True)
+        return Composed(plain(config), base.choices, overrides, swept=True)
 
     def _parse(self, text: str) -> Override:
         if text not in self.parsed:
@@ -121,8 +121,10 @@ class Composer:
         choices = dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
-        return Composed(_plain(config), choices, overrides, swept=True)
+        return Composed(plain(config), choices, overrides, swept=True)
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> dict[str, Any]:
+    """As dicts and lists, interpolations resolved; beside OmegaConf's own a YAML file may say ${equal:one,other}."""
+    OmegaConf.register_new_resolver("equal", lambda one, other: one == other, replace=True)
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

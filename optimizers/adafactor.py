@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from optimeter.optimizers.core.factored import Factors, average, factors, over_root, rms
-from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack
+from optimeter.optimizers.core.factored import Factors, average, factors, factors_of, over_root, rms
+from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack, constructor
 
 
 def adafactor(
@@ -54,6 +54,7 @@ class Adafactor(Shell):
 
     rule = staticmethod(adafactor)
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -67,26 +68,20 @@ class Adafactor(Shell):
         relative_step: bool = True,
         warmup_init: bool = False,
         **common: Unpack[Common],
-    ) -> None:
-        if warmup_init and not relative_step:
-            raise ValueError("Adafactor: warmup_init=True warms up the relative step, so it needs relative_step=True")
-        defaults = {
-            "lr": lr,
-            "eps": tuple(eps),
-            "clip_threshold": clip_threshold,
-            "decay_rate": decay_rate,
-            "beta1": beta1,
-            "weight_decay": weight_decay,
-            "scale_parameter": scale_parameter,
-            "relative_step": relative_step,
-            "warmup_init": warmup_init,
-        }
-        super().__init__(params, defaults, common)
+    ) -> None: ...
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        settings = self.defaults | param_group
+        if settings["warmup_init"] and not settings["relative_step"]:
+            self.refuse("warmup_init=True warms up the relative step, so it needs relative_step=True")
+        super().add_param_group(param_group)
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         first = {} if group["beta1"] is None else {"exp_avg": Moment(SIGNED, p.shape)}
         return factors("exp_avg_sq", p.shape) | first
 
-    def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        kept = len(moments) - (group["beta1"] is not None)  # of the second moment
-        super().apply(p, g, [tuple(moments[:kept]), *moments[kept:]], step, group)  # type: ignore[list-item]
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
+        v, m = factors_of("exp_avg_sq", moments), moments.get("exp_avg")
+        self.rule(work, g, v, m, step=step, **self.settings_of(group))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor
 
 
 def adam(
@@ -41,6 +41,7 @@ class Adam(Shell):
     rule = staticmethod(adam)
     elementwise = True
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -50,9 +51,7 @@ class Adam(Shell):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         **common: Unpack[Common],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, defaults, common)
+    ) -> None: ...
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         maximum = {"max_exp_avg_sq": Moment(UNSIGNED, p.shape)} if group["amsgrad"] else {}

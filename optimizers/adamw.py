@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from optimeter.optimizers.adam import Adam
-from optimeter.optimizers.core.shell import Common, Unpack
+from optimeter.optimizers.core.shell import Common, Unpack, constructor
 
 
 def adamw(
@@ -38,6 +38,7 @@ class AdamW(Adam):
 
     rule = staticmethod(adamw)
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -47,5 +48,4 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
         **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **common)
+    ) -> None: ...

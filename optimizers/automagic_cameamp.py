@@ -1,55 +1,41 @@
 """The Automagic_CameAMP family of document 001: one rule, two independent arguments.
 
 `storage` says how the state rests ("fp32" or "8bit"), `context` whether momentum runs on several time scales and the
-learning rates heed how training goes (`optimizers/context.py`). The four names are these two choices; the rule is in
-`optimizers/cameamp.py`, the mask of learning rates in `optimizers/lr_mask.py`.
+learning rates heed how training goes. The four names are these two choices; the rule, the mask of learning rates and
+the context are in `optimizers/automagic/`.
 
 The published 32-bit class is followed to the digit. Its relatives' slips are not: the residual is kept, a schedule
 acts on the mask in use alone, 8-bit bumps do not round away, and the slow momenta take the normalised gradient and are
 corrected for their bias.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core import lr_mask
-from optimeter.optimizers.core.cameamp import Magnitudes, cameamp, magnitudes
-from optimeter.optimizers.core.context import Context
-from optimeter.optimizers.core.shell import (
-    SIGNED,
-    UNSIGNED,
-    Checks,
-    Common,
-    Moment,
-    Shell,
-    Unpack,
-    _fraction,
-    whole,
-    working,
-)
-from optimeter.optimizers.core.storage import COARSE, storage_of, write_back
+from optimeter.optimizers.automagic import lr_mask
+from optimeter.optimizers.automagic.cameamp import Magnitudes, cameamp, magnitudes
+from optimeter.optimizers.automagic.context import Context
+from optimeter.optimizers.core.checks import Check, Checks, above, at_least, is_fraction, whole
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Basic, Moment, Shell, Unpack, constructor, working
+from optimeter.optimizers.core.storage import COARSE
 
 WARMUP_ONLY = ("alignment", "alignment_scale", "polarity")
 
 
-class Shared(TypedDict, total=False):
+class Shared(Basic, total=False):
     """The keyword arguments shared with the other optimizers here; block_size is called `blocksize` in this family."""
 
-    maximize: bool
-    storage: str
     min_8bit_size: int
-    seed: int
 
 
 def _scales(scales: Any) -> bool:
     return all(isinstance(k, int) and k >= 1 for k in scales) and len(set(scales)) == len(scales)
 
 
-RATE: tuple[Callable[[Any], bool], str] = (lambda x: x >= 0, "at least 0")
-SHARE: tuple[Callable[[Any], bool], str] = (lambda x: 0 <= x <= 1, "in [0, 1]")
+SHARE: Check = (lambda x: 0 <= x <= 1, "in [0, 1]")
 
 
 class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
@@ -59,19 +45,21 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
     `max_lr` for `warmup_steps` steps. Weight decay acts in their first half only. `eps` = (added to g², added to the
     residual, unused). `came=False` clips gradients by t^¼ instead of normalising them. `full_finetune=True` leaves out
     the scaling of a matrix's rows by 1/√(‖row‖ + 1/eta²). The rest is for `context=True`: `momentum_scales`, steps
-    between two ticks of each slow momentum, and what `optimizers/context.py` says. `verbose` prints what was made.
+    between two ticks of each slow momentum, and what `optimizers/automagic/context.py` says. `verbose` prints what was
+    made.
     """
 
     rule = staticmethod(cameamp)
     context = False  # the default
+    together: Magnitudes | None = None  # of the group that is being stepped
     checks: Checks = {
-        "min_lr": RATE,
-        "max_lr": RATE,
-        "lr_bump": RATE,
-        "betas": (lambda betas: len(betas) == 3 and all(map(_fraction, betas)), "three numbers in [0, 1)"),
+        "min_lr": at_least(0),
+        "max_lr": at_least(0),
+        "lr_bump": at_least(0),
+        "betas": (lambda betas: len(betas) == 3 and all(map(is_fraction, betas)), "three numbers in [0, 1)"),
         "eps": (lambda eps: len(eps) == 3 and min(eps) >= 0, "three numbers of at least 0"),
-        "clip_threshold": (lambda x: x > 0, "above 0"),
-        "eta": (lambda x: x > 0, "above 0"),
+        "clip_threshold": above(0),
+        "eta": above(0),
         "beta1_decay": SHARE,
         "warmup_steps": whole(0),
         "context_window": whole(2),
@@ -80,6 +68,7 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         "momentum_scales": (_scales, "different whole numbers of at least 1"),
     }
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -105,21 +94,24 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         context: bool | None = None,
         **shared: Unpack[Shared],
     ) -> None:
-        defaults = {k: v for k, v in locals().items() if k not in ("self", "params", "shared", "context", "__class__")}
-        if "block_size" in shared:
-            raise TypeError(f"{type(self).__name__} takes no argument block_size; here it is called blocksize")
-        if max_lr < min_lr:
-            self.refuse(f"max_lr must be at least min_lr={min_lr}, not {max_lr}")
-        self.c_optim = Context() if (self.context if context is None else context) else None
-        defaults["momentum_scales"] = tuple(momentum_scales)
-        common: Common = {**shared, "block_size": defaults.pop("blocksize")}
-        super().__init__(params, defaults, common)
         if verbose:
             print(self.describe())
+
+    def defaults_from(self, own: dict[str, Any], shared: Basic) -> dict[str, Any]:
+        """As the shell's; `context` is no group's setting, and what this family calls blocksize is its block_size."""
+        if "block_size" in shared:
+            raise TypeError(f"{type(self).__name__} takes no argument block_size; here it is called blocksize")
+        context = own.pop("context")
+        self.c_optim = Context() if (self.context if context is None else context) else None
+        own["block_size"] = own.pop("blocksize")
+        return super().defaults_from(own, shared)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if "blocksize" in param_group:
             param_group["block_size"] = param_group.pop("blocksize")
+        settings = self.defaults | param_group
+        if settings["max_lr"] < settings["min_lr"]:
+            self.refuse(f"max_lr must be at least min_lr={settings['min_lr']}, not {settings['max_lr']}")
         super().add_param_group(param_group)
 
     def describe(self) -> str:
@@ -158,7 +150,7 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         if self.c_optim is None or all(p.grad is None for p in parameters):
             return
         for p in parameters:
-            self._need_dense(p)
+            self.need_dense(p)
         if loss is not None:
             self.c_optim.report_loss(loss)
         group = self.param_groups[0]
@@ -166,71 +158,61 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         direction, loss = self.c_optim.direction(parameters, group["seed"]), self.c_optim.take_loss(type(self).__name__)
         self.c_optim.update_context(direction, -loss if loss is not None and group["maximize"] else loss, **settings)
 
-    def _need_dense(self, p: Tensor) -> None:
-        if p.grad is not None and p.grad.is_sparse:
-            raise RuntimeError(f"{type(self).__name__} needs dense gradients; SparseAdam takes sparse ones")
-
     def step_group(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group, whose gradients are measured together first."""
         parameters = [p for p in group["params"] if p.grad is not None]
         for p in parameters:
-            self._need_dense(p)
-        together = magnitudes([p.grad for p in parameters]) if parameters else None
-        for p in parameters:
-            self.step_parameter(p, group, together)
+            self.need_dense(p)
+        self.together = magnitudes([p.grad for p in parameters]) if parameters else None
+        try:
+            super().step_group(group)
+        finally:
+            self.together = None
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
+        step = self.state[p]["step"]
         moments = {"exp_avg": Moment(SIGNED, p.shape), "exp_avg_res": Moment(UNSIGNED, p.shape)}
         if group["came"]:
             moments["exp_avg_sq"] = Moment(UNSIGNED, p.shape)
-        if "alignment" in self.state[p] or not self.state[p]["step"]:
+        if "alignment" in self.state[p] or not step:
             moments["alignment"] = Moment(SIGNED, p.shape)
         if self.c_optim is not None:
-            moments |= {f"exp_avg_{k}": Moment(COARSE, p.shape) for k in group["momentum_scales"]}
+            for k in group["momentum_scales"]:  # between its ticks a slow momentum rests as it is
+                moments[f"exp_avg_{k}"] = Moment(COARSE, p.shape, read_only=step % k != 0)
         return moments
 
     def start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """The parameter's state, on its first step with its mask and the scaling of its rows."""
+        """The parameter's state before a step: with its mask and the scaling of its rows, which begin at the first one,
+        and without what the warm-up alone needs, once it is over."""
         state = self.state[p]
         if not state:
             super().start(p, group)
             state.update(lr_mask.start(p, group))
             if p.dim() == 2 and not group["full_finetune"]:
                 state["row_scaling"] = (working(p).norm(dim=1) + group["eta"] ** -2).rsqrt_()
-        return state
-
-    @torch.no_grad()
-    def step_parameter(self, p: Tensor, group: dict[str, Any], together: Magnitudes | None = None) -> None:
-        """Update one parameter; `together` are its group's magnitudes, by default its own."""
-        state, storage = self.start(p, group), storage_of(group)
-        state["step"] += 1
-        if state["step"] >= group["warmup_steps"]:
+        if state["step"] + 1 >= group["warmup_steps"]:
             for name in WARMUP_ONLY:
                 state.pop(name, None)
-        p_work, g = working(p), working(p.grad)  # type: ignore[arg-type]
-        g = -g if group["maximize"] else g
-        lr_mask.update(state, g, group)
-        moments = self.layout(p, group)
-        loaded = {name: storage.load(state, name, moment, p_work.dtype) for name, moment in moments.items()}
-        cameamp(
-            p_work,
+        return state
+
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
+        """Move the mask of learning rates, then call the rule; a parameter stepped alone is a group of its own."""
+        lr_mask.update(self.state[p], g, group)
+        self.rule(
+            work,
             g,
-            self.learning_rates(p, group, p_work.dtype),
-            loaded["exp_avg"],
-            loaded["exp_avg_res"],
-            loaded.get("exp_avg_sq"),
-            loaded.get("alignment"),
-            {k: loaded[f"exp_avg_{k}"] for k in group["momentum_scales"] if self.c_optim},
-            Magnitudes(*(x.to(p.device) for x in together or magnitudes([g]))),
-            step=state["step"],
-            **{name: group[name] for name in self.settings},
+            self.learning_rates(p, group, work.dtype),
+            moments["exp_avg"],
+            moments["exp_avg_res"],
+            moments.get("exp_avg_sq"),
+            moments.get("alignment"),
+            {k: moments[f"exp_avg_{k}"] for k in group["momentum_scales"] if self.c_optim},
+            Magnitudes(*(x.to(p.device) for x in self.together or magnitudes([g]))),
+            step=step,
+            **self.settings_of(group),
         )
-        key = (group["seed"], state["step"])
-        for salt, (name, moment) in enumerate(moments.items(), start=1):
-            period = int(name.removeprefix("exp_avg_")) if moment.kind == COARSE else 1
-            if state["step"] % period == 0:  # between its ticks a slow momentum rests as it is
-                storage.store(state, name, moment, loaded[name], (*key, salt))
-        if p_work is not p:
-            write_back(p, p_work, (*key, 0))
 
     def learning_rates(self, p: Tensor, group: dict[str, Any], dtype: torch.dtype) -> Tensor:
         """Of each element: the mask times what the schedule, the context and the scaling of rows make of it."""
@@ -263,7 +245,7 @@ class Automagic_CameAMP8bit(Automagic_CameAMP):  # noqa: N801
 
 
 class Automagic_CameAMP_COptim(Automagic_CameAMP):  # noqa: N801
-    """State: 36.13 and 32 bytes a parameter with four scales; see `optimizers/context.py` for what is heeded."""
+    """State: 36.13 and 32 bytes a parameter with four scales; see `optimizers/automagic/context.py`."""
 
     context = True
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from optimeter.optimizers.core.factored import Factors, average, factors, over_root, rms
-from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack
+from optimeter.optimizers.core.checks import above, is_fraction
+from optimeter.optimizers.core.factored import Factors, average, factors, factors_of, over_root, rms
+from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack, constructor
 
 
 def came(
@@ -49,10 +50,11 @@ class CAME(Shell):
 
     rule = staticmethod(came)
     checks = {
-        "betas": (lambda betas: len(betas) == 3 and all(0 <= beta < 1 for beta in betas), "three, each in [0, 1)"),
-        "clip_threshold": (lambda threshold: threshold > 0, "above 0"),
+        "betas": (lambda betas: len(betas) == 3 and all(map(is_fraction, betas)), "three, each in [0, 1)"),
+        "clip_threshold": above(0),
     }
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -62,21 +64,14 @@ class CAME(Shell):
         clip_threshold: float = 1.0,
         weight_decay: float = 0.0,
         **common: Unpack[Common],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": tuple(eps),
-            "clip_threshold": clip_threshold,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, defaults, common)
+    ) -> None: ...
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         instability = factors("exp_avg_res", p.shape) if p.dim() >= 2 else {}
         return {"exp_avg": Moment(SIGNED, p.shape)} | factors("exp_avg_sq", p.shape) | instability
 
-    def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        m, *rest = moments
-        statistics = [tuple(rest)] if p.dim() < 2 else [tuple(rest[:2]), tuple(rest[2:])]
-        super().apply(p, g, [m, *statistics], step, group)  # type: ignore[list-item]
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
+        v, s = factors_of("exp_avg_sq", moments), factors_of("exp_avg_res", moments)
+        self.rule(work, g, moments["exp_avg"], v, s or None, step=step, **self.settings_of(group))

@@ -1,6 +1,7 @@
 """CustomAdamW of document 004: AdamW in 8 bits with nine techniques, each a flag, each as its paper has it.
 
-Where the document's own code differs from the papers that it names, the papers win (see `optimizers/techniques.py`).
+Where the document's own code differs from the papers that it names, the papers win (see
+`optimizers/custom/techniques.py`).
 """
 
 from collections.abc import Callable, Iterable
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.lora import find_factors
-from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, working
-from optimeter.optimizers.core.techniques import (
+from optimeter.optimizers.core.checks import FRACTION, above, at_least, between
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor, working
+from optimeter.optimizers.custom.lora import pair_factors
+from optimeter.optimizers.custom.techniques import (
     adopt,
     allora,
     cautious,
@@ -27,8 +29,15 @@ from optimeter.optimizers.core.techniques import (
 )
 
 TECHNIQUES = (
-    *("use_spd", "use_cautious", "use_orthogonal_grad", "use_adopt_stability", "use_grams", "use_agr", "use_tam"),
-    *("use_alora", "dynamic_weight_decay"),
+    "use_spd",
+    "use_cautious",
+    "use_orthogonal_grad",
+    "use_adopt_stability",
+    "use_grams",
+    "use_agr",
+    "use_tam",
+    "use_alora",
+    "dynamic_weight_decay",
 )
 ON_PAIRS = ("use_alora", "dynamic_weight_decay")  # what acts on the factors of a LoRA alone
 LEAST_TORQUE = 1e-8  # the ε of TAM: an opposed gradient still enters a little
@@ -91,11 +100,6 @@ def custom_adamw(
         p.copy_(selective_projection(p, before, anchor, loss_gradient, spd_lambda))
 
 
-def _from(least: float, most: float = float("inf")) -> tuple[Callable[[Any], bool], str]:
-    words = f"from {least:g} to {most:g}" if most < float("inf") else f"at least {least:g}"
-    return lambda x: least <= x <= most, words
-
-
 class CustomAdamW(Shell):
     """State: 2 + 8/block_size bytes a parameter (8 in fp32) and with TAM 4 a tensor; SPD adds an anchor, a copy of the
     parameter as it was at its first step, except for LoRA pairs, whose anchor is 0.
@@ -122,14 +126,15 @@ class CustomAdamW(Shell):
     rule = staticmethod(custom_adamw)
     storage = "8bit"
     checks = {
-        "spd_lambda": _from(0),
-        "tam_beta": (lambda beta: 0 <= beta < 1, "in [0, 1)"),
-        "alora_ratio": (lambda ratio: ratio > 0, "above 0"),
-        "wd_transition_steps": _from(1),
-        "wd_decay_factor": _from(0, 1),
-        "wd_min_ratio": _from(0, 1),
+        "spd_lambda": at_least(0),
+        "tam_beta": FRACTION,
+        "alora_ratio": above(0),
+        "wd_transition_steps": at_least(1),
+        "wd_decay_factor": between(0, 1),
+        "wd_min_ratio": between(0, 1),
     }
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -154,9 +159,7 @@ class CustomAdamW(Shell):
         wd_decay_factor: float = 0.7,
         wd_min_ratio: float = 0.1,
         **common: Unpack[Common],
-    ) -> None:
-        own = {name: value for name, value in locals().items() if name not in ("self", "params", "common", "__class__")}
-        super().__init__(params, own, common)
+    ) -> None: ...
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As the shell's; refuses flags that do not go together, and looks for LoRA pairs again."""
@@ -166,15 +169,15 @@ class CustomAdamW(Shell):
         if group["use_adopt_stability"] and group["amsgrad"]:
             self.refuse("amsgrad=True needs use_adopt_stability=False: ADOPT keeps no largest second moment")
         super().add_param_group(param_group)
-        self._find_factors()
+        self._pair_factors()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._find_factors()
+        self._pair_factors()
 
-    def _find_factors(self) -> None:
+    def _pair_factors(self) -> None:
         named = chain.from_iterable(zip(g.get("param_names", ()), g["params"], strict=False) for g in self.param_groups)
-        self.factors = find_factors(named)
+        self.factors = pair_factors(named)
         self.in_pairs = {*self.factors.pairs.keys(), *self.factors.pairs.values()}
         self.gram_matrices: dict[Tensor, Tensor] = {}  # B → AAᵀ, during a step
 
@@ -187,11 +190,6 @@ class CustomAdamW(Shell):
             return super().step(closure)
         finally:
             self.gram_matrices = {}
-
-    @torch.no_grad()
-    def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
-        """As the shell's; `apply` is told which parameter it works on."""
-        super().step_parameter(p, group | {"parameter": p})
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         maximum = {"max_exp_avg_sq": Moment(UNSIGNED, p.shape)} if group["amsgrad"] else {}
@@ -206,28 +204,36 @@ class CustomAdamW(Shell):
             state["anchor"] = p.detach().clone()
         return state
 
-    def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        parameter = group["parameter"]
-        kept = dict(zip(self.layout(p, group), moments, strict=True))
-        paired = parameter in self.in_pairs
-        anchor = self.state[parameter].get("anchor")
-        rates = self._row_rates(p, parameter, group)
-        settings = {name: group[name] for name in self.settings}
-        if group["dynamic_weight_decay"] and paired:
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
+        settings = self.settings_of(group)
+        if group["dynamic_weight_decay"] and p in self.in_pairs:
             curve = (group["wd_transition_steps"], group["wd_decay_factor"], group["wd_min_ratio"])
             settings["weight_decay"] *= decay_share(step, *curve)
-        m, v, v_max, alignment = (kept.get(name) for name in (*self.moments, "max_exp_avg_sq", "momentum_alignment"))
-        self.rule(p, g, m, v, v_max, alignment, anchor, rates, step=step, **settings)  # type: ignore[arg-type]
+        self.rule(
+            work,
+            g,
+            moments["exp_avg"],
+            moments["exp_avg_sq"],
+            moments.get("max_exp_avg_sq"),
+            moments.get("momentum_alignment"),
+            self.state[p].get("anchor"),
+            self._row_rates(p, work, group),
+            step=step,
+            **settings,
+        )
 
-    def _row_rates(self, values: Tensor, parameter: Tensor, group: dict[str, Any]) -> Tensor | None:
-        """ALLoRA's factors, (out, 1, …), where the parameter is the B of a pair."""
-        a = self.factors.pairs.get(parameter)
+    def _row_rates(self, p: Tensor, work: Tensor, group: dict[str, Any]) -> Tensor | None:
+        """ALLoRA's factors, (out, 1, …), where `p` is the B of a pair."""
+        a = self.factors.pairs.get(p)
         if a is None or not group["use_alora"]:
             return None
-        gram = self.gram_matrices.get(parameter)
-        gram = gram_matrix(working(a)) if gram is None else gram  # outside of step(): A as it is now
-        rates = allora(row_norms(values, gram.to(values)), group["alora_ratio"])
-        return rates.view(-1, *[1] * (values.dim() - 1))
+        gram = self.gram_matrices.get(p)
+        if gram is None:  # outside of step(): A as it is now
+            gram = gram_matrix(working(a))
+        factors = allora(row_norms(work, gram.to(work)), group["alora_ratio"])
+        return factors.view(-1, *[1] * (work.dim() - 1))
 
     def get_optimization_info(self) -> dict[str, Any]:
         """What is on, what LoRA factors were found, and which techniques have nothing to act on, with the reason."""

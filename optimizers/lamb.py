@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Shell, Unpack, working
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Shell, Unpack, constructor, working
 
 
 def lamb(
@@ -72,6 +72,7 @@ class LAMB(Shell):
     }
     gradient_norm: Tensor | None = None  # of this step, while it lasts
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -87,21 +88,7 @@ class LAMB(Shell):
         trust_clip: bool = False,
         max_grad_norm: float | None = None,
         **common: Unpack[Common],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "phi": tuple(phi),
-            "bias_correction": bias_correction,
-            "grad_averaging": grad_averaging,
-            "adam_w_mode": adam_w_mode,
-            "always_adapt": always_adapt,
-            "trust_clip": trust_clip,
-            "max_grad_norm": max_grad_norm,
-        }
-        super().__init__(params, defaults, common)
+    ) -> None: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -115,10 +102,12 @@ class LAMB(Shell):
         self.gradient_norm = None
         return loss
 
-    def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
         if self.gradient_norm is not None and group["max_grad_norm"] is not None:
             g = g / (self.gradient_norm.to(g) / group["max_grad_norm"]).clamp(min=1)
-        super().apply(p, g, moments, step, group)
+        super().apply(p, work, g, moments, step, group)
 
 
 def total_norm(gradients: Iterable[Tensor | None]) -> Tensor | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import SIGNED, Common, Shell, Unpack
+from optimeter.optimizers.core.shell import SIGNED, Common, Shell, Unpack, constructor
 
 
 def lion(
@@ -26,6 +26,7 @@ class Lion(Shell):
     rule = staticmethod(lion)
     elementwise = True
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -33,5 +34,4 @@ class Lion(Shell):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, common)
+    ) -> None: ...

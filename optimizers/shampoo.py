@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, whole
+from optimeter.optimizers.core.checks import above, whole
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor
 
 TINY = 1e-30  # keeps the root of nothing, and a division by its norm, finite
 
@@ -150,13 +151,14 @@ class Shampoo(Shell):
     rule = staticmethod(shampoo)
     checks = {
         "betas": (lambda betas: 0 <= betas[0] < 1 and 0 <= betas[1] <= 1, "in [0, 1) and [0, 1]"),
-        "matrix_eps": (lambda eps: eps > 0, "above 0"),
+        "matrix_eps": above(0),
         "grafting": (lambda grafting: grafting in ("adam", None), "adam or None"),
         "max_preconditioner_dim": (lambda most: most is None or whole(1)[0](most), f"None or {whole(1)[1]}"),
         "precondition_every": whole(1),
         "start_step": whole(1),
     }
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -171,20 +173,7 @@ class Shampoo(Shell):
         precondition_every: int = 10,
         start_step: int = 10,
         **common: Unpack[Common],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "matrix_eps": matrix_eps,
-            "relative_eps": relative_eps,
-            "weight_decay": weight_decay,
-            "grafting": grafting,
-            "max_preconditioner_dim": max_preconditioner_dim,
-            "precondition_every": precondition_every,
-            "start_step": start_step,
-        }
-        super().__init__(params, defaults, common)
+    ) -> None: ...
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = self.defaults | param_group
@@ -205,16 +194,18 @@ class Shampoo(Shell):
             return []
         return cuts(p.shape or (1,), group["max_preconditioner_dim"])
 
-    def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        named = dict(zip(self.layout(p, group), moments, strict=True))
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
         shape = p.shape or (1,)
-        m, v = (named[name].view(shape) if name in named else None for name in ("exp_avg", "exp_avg_sq"))
+        m, v = (moments[name].view(shape) if name in moments else None for name in ("exp_avg", "exp_avg_sq"))
         areas, begin = [], 0
         for where, size, b in self.areas(p, group):
-            ends = [begin := begin + b * d * d for d in size]
-            views = [
-                [named[name][end - b * d * d : end].view(b, d, d) for end, d in zip(ends, size, strict=True)]
-                for name in ("statistics", "roots")
-            ]
-            areas.append(Area(where, size, *views))
-        super().apply(p.view(shape), g.view(shape), [m, v, areas], step, group)  # type: ignore[list-item]
+            area = Area(where, size, [], [])
+            for d in size:
+                packed = slice(begin, begin + b * d * d)
+                area.statistics.append(moments["statistics"][packed].view(b, d, d))
+                area.roots.append(moments["roots"][packed].view(b, d, d))
+                begin = packed.stop
+            areas.append(area)
+        self.rule(work.view(shape), g.view(shape), m, v, areas, step=step, **self.settings_of(group))

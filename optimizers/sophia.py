@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, working
+from optimeter.optimizers.core.checks import at_least
+from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor, working
 from optimeter.optimizers.core.storage import storage_of
 
 ROUNDING, NOISE = 3, 4  # the last part of the keys of what is drawn at an estimate; the step's own are 0 to 2
@@ -91,9 +92,10 @@ class Sophia(Shell):
     kind = SIGNED  # of h
     checks = {
         "eps": (lambda eps: eps > 0, "above 0: h is 0 before the first estimate"),
-        "gamma": (lambda gamma: gamma >= 0, "at least 0"),
+        "gamma": at_least(0),
     }
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -103,9 +105,7 @@ class Sophia(Shell):
         eps: float = 1e-12,
         weight_decay: float = 0.1,
         **common: Unpack[Common],
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, common)
+    ) -> None: ...
 
     def layout(self, p: Tensor, group: dict[str, Any]) -> dict[str, Moment]:
         return {"exp_avg": Moment(SIGNED, p.shape), "hessian": Moment(self.kind, p.shape, read_only=True)}
@@ -153,6 +153,7 @@ class SophiaG(Sophia):
     curvature_from = "sampled_loss"
     kind = UNSIGNED
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -162,8 +163,7 @@ class SophiaG(Sophia):
         eps: float = 1e-12,
         weight_decay: float = 0.1,
         **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr, betas, gamma, eps, weight_decay, **common)
+    ) -> None: ...
 
     def curvature(
         self, loss: Tensor, members: Sequence[tuple[Tensor, dict[str, Any]]], samples: int

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, working
+from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, constructor, working
 from optimeter.optimizers.core.storage import rounded
 
 
@@ -38,6 +38,7 @@ class SparseAdam(Shell):
     rule = staticmethod(sparse_adam)
     checks = NO_8BIT  # rows do not end where blocks do
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -45,8 +46,7 @@ class SparseAdam(Shell):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         **common: Unpack[Basic],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps}, common)
+    ) -> None: ...
 
     @torch.no_grad()
     def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class SparseAdam(Shell):
         g = working(-g if group["maximize"] else g)
         tables = [by_row(x, p.grad.sparse_dim()) for x in (p, *(state[name] for name in self.moments))]  # type: ignore[union-attr]
         parts = [table.index_select(0, rows).to(g.dtype) for table in tables]
-        self.apply(parts[0], g, parts[1:], state["step"], group)
+        self.apply(p, parts[0], g, dict(zip(self.moments, parts[1:], strict=True)), state["step"], group)
         width = g[0].numel() if len(g) else 0
         position = (rows.unsqueeze(-1) * width + torch.arange(width, device=rows.device)).int().view(g.shape)
         for salt, (table, part) in enumerate(zip(tables, parts, strict=True)):

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, whole, working
+from optimeter.optimizers.core.checks import whole
+from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, constructor, working
 from optimeter.optimizers.core.storage import rounded
 
 
@@ -66,6 +67,7 @@ class SparseMemoryEfficientAdam(Shell):
         "lr_decay_factor": (lambda factor: 0 <= factor <= 1, "in [0, 1]"),
     }
 
+    @constructor
     def __init__(
         self,
         params: Iterable,
@@ -80,20 +82,7 @@ class SparseMemoryEfficientAdam(Shell):
         lr_decay_steps: int = 10000,
         lr_decay_factor: float = 0.1,
         **common: Unpack[Basic],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "block_size": block_size,
-            "sparsity_ratio": sparsity_ratio,
-            "warmup_steps": warmup_steps,
-            "warmup_factor": warmup_factor,
-            "lr_decay_steps": lr_decay_steps,
-            "lr_decay_factor": lr_decay_factor,
-        }
-        super().__init__(params, defaults, common)
+    ) -> None: ...
 
     def start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state = super().start(p, group)
@@ -106,8 +95,8 @@ class SparseMemoryEfficientAdam(Shell):
     def step_group(self, group: dict[str, Any]) -> None:
         """Draw among the blocks of all tensors that have a gradient, and update those drawn."""
         candidates = [p for p in group["params"] if p.grad is not None]
-        if any(p.grad.is_sparse for p in candidates):
-            raise RuntimeError(f"{type(self).__name__} needs dense gradients; SparseAdam takes sparse ones")
+        for p in candidates:
+            self.need_dense(p)
         states = [self.start(p, group) for p in candidates]
         for state in states:
             state["step"] += 1
@@ -147,7 +136,7 @@ class SparseMemoryEfficientAdam(Shell):
         g = (-g if group["maximize"] else g).to(p.dtype)
         moments = [moment.to(p.dtype) for moment in moments]
         clock = clocks.index_select(0, rows) + 1
-        self.rule(p, g, *(*moments, clock.double()), **{name: group[name] for name in self.settings})
+        self.rule(p, g, *(*moments, clock.double()), **self.settings_of(group))
         clocks.index_copy_(0, rows, clock)
         width = tables[0].shape[1]
         position = (begin + rows.unsqueeze(1) * width + torch.arange(width, device=rows.device)).int()

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from optimeter.measure.records.read import Record
 from optimeter.measure.records.schema import Result
-from optimeter.reports.comparison import paired_difference, step_seconds
+from optimeter.reports.comparison import step_seconds
 from optimeter.reports.group import MACHINE, Group, Setting, settings_of
 from optimeter.reports.labels import labels
 from optimeter.reports.look import MB, MS, machine_of, peak
+from optimeter.reports.paired import paired_difference
 from optimeter.reports.table import Cell, Table, number
 
 QUANTITIES: tuple[tuple[str, Callable[[Result], float | None], float], ...] = (

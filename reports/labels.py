@@ -44,7 +44,12 @@ def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _label(conditions: Mapping[str, Any], differing: Mapping[str, Any]) -> str:
     workload = " ".join(map(str, filter(None, (conditions["workload_name"], conditions.get("workload.size")))))
-    parts = [workload, f"{conditions.get('steps', 0):,} steps", str(conditions["device"]), describe_weights(conditions)]
+    parts = [
+        workload,
+        f"{conditions.get('steps') or 0:,} steps",
+        str(conditions["device"]),
+        describe_weights(conditions),
+    ]
     for name, value in differing.items():
         if name not in IN_EVERY_LABEL and not name.startswith("weights."):
             parts.append(f"{name.removeprefix('workload.')}={shortened(value, whole=name == 'machine')}")

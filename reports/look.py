@@ -6,8 +6,9 @@ from typing import Any
 
 from optimeter.measure.records.read import Record
 from optimeter.measure.records.schema import Result, Spread
+from optimeter.measure.records.units import BYTES
 
-MB, GB = 1e6, 1e9  # bytes
+MB, GB = BYTES["MB"], BYTES["GB"]
 MS = 1e3  # milliseconds in a second
 
 # Check of a record → what it means where it did not come out.

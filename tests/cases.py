@@ -1,5 +1,6 @@
 """The optimizers that ship, as a table for the tests: each with arguments, and what holds for it."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
@@ -12,6 +13,7 @@ from optimeter import optimizers
 from optimeter.optimizers.sophia import Sophia
 
 SHAPES = ((48, 32), (32, 48), (37,), (8, 4, 3, 3))
+Oracle = Callable[[Any], torch.optim.Optimizer]  # from parameters to an independent optimizer
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,23 @@ class Case:
     scale_free: bool = False  # the step does not depend on the gradient's scale
     coupled: bool = False  # two groups are not two optimizers
     nan: str = "propagate"  # to its own tensor; or "skip": the step leaves the tensor alone
+    oracle: Oracle | None = None  # what takes the same steps in fp64; without one tests/test_parity.py has a formula
 
     def build(self, parameters: Any, **more: Any) -> torch.optim.Optimizer:
         return getattr(optimizers, self.name)(parameters, **self.arguments | more)
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+
+def theirs(path: str, **arguments: Any) -> Oracle:
+    """An optimizer by others, `module.Class` with these arguments; imported when it is built."""
+
+    def build(parameters: Any) -> torch.optim.Optimizer:
+        module, _, name = path.rpartition(".")
+        return getattr(importlib.import_module(module), name)(parameters, **arguments)
+
+    return build
 
 
 def factored(momentum: float) -> Callable[[torch.Size], float]:
@@ -98,17 +111,34 @@ SHAMPOO_1802_09568 = {
 }
 SMALL_BLOCKS = {"max_preconditioner_dim": 20, "precondition_every": 2, "start_step": 2}
 ALL_8BIT = {"min_8bit_size": 0}  # the shapes of these tests are below the default
+HF_ADAFACTOR = "transformers.optimization.Adafactor"
 CASES = [
-    Case("Adam", scale_free=True),
-    Case("Adam", {"weight_decay": 0.1, "amsgrad": True}, bytes_per_parameter=lambda shape: 12.0),
+    Case("Adam", scale_free=True, oracle=theirs("torch.optim.Adam")),
+    Case(
+        "Adam",
+        {"weight_decay": 0.1, "amsgrad": True},
+        bytes_per_parameter=lambda shape: 12.0,
+        oracle=theirs("torch.optim.Adam", weight_decay=0.1, amsgrad=True),
+    ),
     Case("Adam", {"storage": "bf16"}, bytes_per_parameter=lambda shape: 4.0),
-    Case("AdamW", scale_free=True),
-    Case("AdamW", {"maximize": True, "amsgrad": True}, bytes_per_parameter=lambda shape: 12.0),
+    Case("AdamW", scale_free=True, oracle=theirs("torch.optim.AdamW")),
+    Case(
+        "AdamW",
+        {"maximize": True, "amsgrad": True},
+        bytes_per_parameter=lambda shape: 12.0,
+        oracle=theirs("torch.optim.AdamW", maximize=True, amsgrad=True),
+    ),
     Case("AdamW", {"storage": "bf16"}, bytes_per_parameter=lambda shape: 4.0),
     Case("Adam8bit", ALL_8BIT, bytes_per_parameter=in_8_bits(2)),
     Case("AdamW8bit", ALL_8BIT | {"block_size": 64}, bytes_per_parameter=in_8_bits(2, 64)),
     Case("AdamW8bit"),  # all too small for 8 bits
-    Case("Lion", {"weight_decay": 0.1}, bytes_per_parameter=lambda shape: 4.0, scale_free=True),
+    Case(
+        "Lion",
+        {"weight_decay": 0.1},
+        bytes_per_parameter=lambda shape: 4.0,
+        scale_free=True,
+        oracle=theirs("pytorch_optimizer.Lion", lr=1e-4, betas=(0.9, 0.99), weight_decay=0.1),
+    ),
     Case("Lion", ALL_8BIT | {"storage": "8bit"}, bytes_per_parameter=in_8_bits(1)),
     Case("CustomAdamW", ALL_8BIT, bytes_per_parameter=lambda s: in_8_bits(2)(s) + 4 + 4 / s.numel()),  # SPD, TAM
     Case("CustomAdamW", {"storage": "fp32", "lr": 1e-2}, bytes_per_parameter=lambda s: 12 + 4 / s.numel()),
@@ -126,7 +156,7 @@ CASES = [
         },
         bytes_per_parameter=lambda shape: 4.0,
     ),
-    Case("Adafactor", bytes_per_parameter=factored(0), scale_free=True),
+    Case("Adafactor", bytes_per_parameter=factored(0), scale_free=True, oracle=theirs(HF_ADAFACTOR)),
     Case("Adafactor", {"beta1": 0.9, "weight_decay": 0.01}, bytes_per_parameter=factored(4)),
     Case(
         "Adafactor",
@@ -134,7 +164,7 @@ CASES = [
         bytes_per_parameter=lambda s: factored(2)(s) if len(s) > 1 else 4.0,
     ),
     Case("Adafactor", {"lr": 1e-3, "scale_parameter": False, "relative_step": False}, bytes_per_parameter=factored(0)),
-    Case("CAME", bytes_per_parameter=came, scale_free=True),
+    Case("CAME", bytes_per_parameter=came, scale_free=True, oracle=theirs("came_pytorch.CAME", lr=2e-4)),
     Case("CAME", {"storage": "bf16", "weight_decay": 0.1}, bytes_per_parameter=lambda s: came(s, 2.0)),
     Case("CAME", {"clip_threshold": 0.5, "maximize": True}, bytes_per_parameter=came),
     Case("LAMB", scale_free=True),

@@ -14,10 +14,10 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
 from optimeter.conf import CONF
 from optimeter.conf.compose import complete
+from optimeter.conf.composer import plain
 from tests.twice import loaded_twice
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,10 +36,9 @@ def composed(*overrides: str) -> dict[str, Any]:
     """The configuration that the command line would give."""
     os.environ.setdefault("OPTIMETER_SWEEP", "/nowhere")  # Hydra wants to know; nothing is written
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra_compose("bench", list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    complete(config, None)  # type: ignore[arg-type]
-    return config  # type: ignore[return-value]
+        config = plain(hydra_compose("bench", list(overrides)))
+    complete(config, None)
+    return config
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from optimeter import optimizers, workloads
 from optimeter.measure.memory.ledger import ledger
-from optimeter.optimizers.core import lr_mask
-from optimeter.optimizers.core.context import SKETCH
+from optimeter.optimizers.automagic import lr_mask
+from optimeter.optimizers.automagic.context import SKETCH
 from tests import references
 from tests.cases import cameamp, cameamp_8bit
 from tests.trials import train

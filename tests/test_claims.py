@@ -1,12 +1,15 @@
 """Claims judged from records that the tests write; every claim is whole, and asks for what there is."""
 
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optimeter.measure.records import fields
 from optimeter.measure.records.read import read_records
+from optimeter.measure.records.schema import Result, Spread, Times
 from optimeter.reports.documents.claims import (
     COLUMNS,
     ELSEWHERE,
@@ -32,11 +35,10 @@ from optimeter.reports.documents.evidence import (
     candidates,
     described,
     figures,
-    look_up,
-    read,
 )
 from optimeter.reports.documents.expression import evaluate
 from optimeter.reports.documents.finetuning import adafactor_vs_adam, lora_comparison, lora_summary
+from optimeter.reports.documents.quantities import look_up, read
 from optimeter.reports.group import settings_of
 from optimeter.reports.page import build
 from tests.conftest import STUDY, composed, names
@@ -94,6 +96,27 @@ def test_every_query_asks_for_what_there_is(name: str, claim: dict[str, Any]) ->
             choices = {**claim.get("where", {}), **wanted}[group]
             for choice in [choices] if isinstance(choices, str) else choices:
                 assert argument in composed(f"{group}={choice}")[group], key
+
+
+LINES = ("first", "last")  # of steps.jsonl, whose keys are not the record's
+
+
+@pytest.mark.parametrize(("name", "claim"), QUERIES, ids=[name for name, _ in QUERIES])
+def test_every_field_is_a_key_of_the_record(name: str, claim: dict[str, Any]) -> None:
+    expressions = [claim[key] for key in ("field", "low", "high", "unreached") if key in claim]
+    paths: list[tuple[str, ...]] = []
+    for expression in [*expressions, *claim.get("spread", [])]:
+        evaluate(expression, paths.append)
+    assert paths or claim["figure"] == "fall"
+    for path in paths:
+        if path == ("unsteadiness",) or path[0] in LINES or claim["figure"] == "rows":
+            continue
+        block: Any = Result(status="ok", time=Times(step=Spread(median=1.0, p10=1.0, p90=1.0, n=1)))
+        for key in path:
+            assert key in fields.names(type(block)), path
+            block = getattr(block, key)
+            if not is_dataclass(block):
+                break
 
 
 def test_experiments_that_answer_exist() -> None:

@@ -9,10 +9,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import setup_globals
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 
 from optimeter.conf import CONF
-from optimeter.conf.composer import Composer
+from optimeter.conf.composer import Composer, plain
 from tests.conftest import names
 
 
@@ -30,7 +30,7 @@ def by_hydra(composer: Composer, overrides: Sequence[str]) -> tuple[Any, dict[st
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return OmegaConf.to_container(config, resolve=True), choices
+    return plain(config), choices
 
 
 FILES = [f"{group}={name}" for group in ("optimizer", "workload", "measure") for name in names(group)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -100,6 +101,15 @@ def test_every_experiment_is_a_sweep(name: str) -> None:
     assert config.hydra.sweeper.params
 
 
+def test_the_sweep_over_ours_takes_every_one_of_them() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra_compose("bench", ["experiment=ours"], return_hydra_config=True)
+    sweep = OverridesParser.create().parse_override(f"optimizer={config.hydra.sweeper.params.optimizer}").value()
+    targets = {name: composed(f"optimizer={name}")["optimizer"]["_target_"] for name in OPTIMIZERS}
+    ours = {name for name, target in targets.items() if target.startswith("optimeter.optimizers.")}
+    assert set(sweep.filter(names("optimizer"))) == ours - {"sparse_adam", "torch_muon"} | {"torch_adamw"}
+
+
 @pytest.mark.parametrize("name", names("measure"))
 def test_every_measure_is_known(name: str) -> None:
     config = composed(f"measure={name}") | {"choices": {}}
@@ -151,7 +161,7 @@ BAD = [
     ("steps", 0, "steps must be a whole number of at least 1, not 0"),
     ("steps", True, "whole number"),
     ("seed", -1, "seed must be"),
-    ("device", "", "device must be a name"),
+    ("device", "", "device must be a name, not ''"),
     ("dtype", "int8", "dtype must be one of"),
     ("schedule", "step", "constant, linear, cosine"),
     ("warmup_steps", 5000, "warmup_steps=5000 is more than steps=1000"),
@@ -306,3 +316,10 @@ def test_nearest_names() -> None:
     assert nearest("adamm", ["adam", "sgd"]) == "; did you mean adam?"
     assert nearest("zzz", ["adam", "sgd"]) == "; there are adam, sgd"
     assert nearest("zzz", [f"name{i}" for i in range(20)]) == ""
+
+
+@pytest.mark.parametrize(("optimizer", "sparse"), [("adam", False), ("sparse_adam", True), ("torch_sgd", False)])
+def test_the_embeddings_gradients_follow_the_optimizer(optimizer: str, sparse: bool) -> None:
+    composition = f"optimizer={optimizer}", "workload=embedding"
+    assert composed(*composition)["workload"]["sparse"] is sparse
+    assert composed(*composition, "workload.sparse=true")["workload"]["sparse"] is True

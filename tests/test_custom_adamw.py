@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from optimeter.optimizers import CustomAdamW
-from optimeter.optimizers.core.lora import role_and_stem
+from optimeter.optimizers.custom.lora import role_and_stem
 from optimeter.optimizers.custom_adamw import TECHNIQUES
 from tests import references
 

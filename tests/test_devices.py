@@ -1,6 +1,7 @@
 """Devices: which there are, one that a single file adds, and those that are refused by name."""
 
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from torch import nn
 
 from optimeter.measure import OptimizerMonitor, devices
 from optimeter.measure.devices import UnavailableDevice, UnknownDevice, base, device_for, names, resolve
-from optimeter.measure.devices.cuda import Cuda
+from optimeter.measure.devices.cuda import Cuda, CudaAllocator
+from optimeter.workloads import Toy
+from tests.trials import train
 
 FAKE = '''"""A device whose tensors lie on the CPU, and whose seconds are those of a clock of its own."""
 
@@ -118,6 +121,17 @@ def test_a_strangers_loop_is_watched_on_the_new_device(fake: None) -> None:
     assert memory["transient_bytes"] == 512
 
 
+def test_a_run_trains_on_the_new_device(fake: None) -> None:
+    found = train(Toy(steps=12), lambda named: torch.optim.SGD([p for _, p in named], lr=0.01), device="fake")
+    assert found.status == "ok"
+    assert found.checks.parameters_moved
+    assert found.time.optimizer is not None
+    assert found.time.optimizer.median == 1.0, "ticks of its own clock"
+    assert found.time.optimizer_host is not None
+    assert (found.memory.peak_source, found.memory.peak_bytes) == ("allocator", {"overall": 8192})
+    assert found.memory.allocator_state_bytes == 0
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_every_device_keeps_the_contract(name: str) -> None:
     cls = base.DEVICES[name]
@@ -136,3 +150,78 @@ def test_a_delay_on_cuda_keeps_device_and_host_alike(monkeypatch: pytest.MonkeyP
     device.sleep(0.002)
     assert slept == [2_000_000]
     assert device_for("cpu").stamp() - begin >= 0.002
+
+
+class Sleeping:
+    """CUDA's events on a device that sleeps a million cycles a second."""
+
+    cycles = 0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.timed = enable_timing
+
+    def record(self, stream: Any) -> None:
+        self.at = Sleeping.cycles
+
+    def elapsed_time(self, other: "Sleeping") -> float:
+        return (other.at - self.at) / 1e6 * 1e3
+
+
+@pytest.fixture
+def sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(cycles: int) -> None:
+        Sleeping.cycles += cycles
+
+    monkeypatch.setattr(torch.cuda, "Event", Sleeping)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+
+
+def test_how_fast_a_gpu_counts_cycles_is_measured_once(sleeping: None) -> None:
+    device = Cuda()
+    assert device.cycles_per_second == pytest.approx(1e6)
+    begin = Sleeping.cycles
+    device.sleep(0.001)
+    device.sleep(0.001)
+    assert Sleeping.cycles - begin == 2000, "and no measurement among them"
+
+
+def test_cuda_names_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = types.SimpleNamespace(name="H100", total_memory=80, major=9, minor=0, L2_cache_size=50 << 20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: properties.name)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as on ROCm, and without the library
+    device = Cuda(torch.device("cuda:1"))
+    assert (device.label(), device.cache_bytes()) == ("H100", 50 << 20)
+    assert device.fork_devices() == [torch.device("cuda:1")]
+    described = device.describe()
+    assert (described["name"], described["memory_bytes"], described["capability"]) == ("H100", 80, "9.0")
+    assert described["driver"] is None
+    assert described["reason"].startswith("NVML: ModuleNotFoundError")
+    with device.watch() as watch:
+        pass
+    assert (watch.summary() or {})["samples"] == 0
+    assert str(watch.reason).startswith("NVML: ModuleNotFoundError")
+
+
+def test_a_settled_count_gives_cublas_its_workspace_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def statistics(device: Any) -> dict[str, Any]:
+        events.append("counted")
+        return {"requested_bytes": {"all": {"current": 7, "peak": 9}}}
+
+    clear = "_cuda_clearCublasWorkspaces"
+    monkeypatch.setattr(torch._C, clear, lambda: events.append("cleared"), raising=False)
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", statistics)
+    allocator = CudaAllocator(torch.device("cpu"))
+    assert allocator.held() == allocator.held(settled=True) == 7
+    assert events == ["counted", "cleared", "counted"]
+
+
+def test_the_cpu_has_nothing_to_watch_and_says_so() -> None:
+    with device_for("cpu").watch() as watch:
+        pass
+    assert watch.summary() is None
+    assert watch.reason == "the run was on a CPU"

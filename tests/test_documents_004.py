@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from optimeter.optimizers import CustomAdamW
-from optimeter.optimizers.core.techniques import decay_share
+from optimeter.optimizers.custom.techniques import decay_share
 
 COMMAND = {
     "lr": 1e-4,  # --learning_rate

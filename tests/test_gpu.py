@@ -15,7 +15,6 @@ from optimeter.measure.devices import device_for
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack
 from optimeter.measure.devices.nvml import NvmlWatch
-from optimeter.measure.jobs.child import _watched
 from optimeter.measure.jobs.environment import describe, git_state, scrub
 from optimeter.measure.monitor.observation import Observation
 
@@ -121,10 +120,11 @@ def test_other_processes_are_those_of_others(monkeypatch: pytest.MonkeyPatch, ru
     assert description["other_processes"] == others
 
 
-def test_a_run_on_a_gpu_is_watched_and_one_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
+def test_every_measure_on_a_gpu_is_watched(monkeypatch: pytest.MonkeyPatch, fake_gpu: None) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    assert _watched("cpu", lambda: {"status": "ok"}) == {"status": "ok", "gpu": None}
-    assert _watched("cuda", lambda: {"status": "ok"})["gpu"]["samples"] == 2
+    with Cuda().watch() as watch:
+        pass
+    assert watch.summary()["samples"] == 2
 
 
 def test_the_cpu_knows_no_allocator_and_says_so() -> None:
@@ -237,6 +237,34 @@ def test_values_come_back_in_batches_in_order_without_waiting(events: None, monk
     assert [one.losses[0] for one in found] == [float(index) for index in range(READ_BACK_EVERY)]
     assert [one.values["a"] for one in found] == [-float(index) for index in range(READ_BACK_EVERY)]
     assert [one.index for one in read_back.collect(wait=True)] == [READ_BACK_EVERY, READ_BACK_EVERY + 1]
+
+
+def test_a_whole_loop_takes_cudas_way(events: None, now: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events, counters and the asynchronous read-back together, on tensors of a CPU."""
+    monkeypatch.setattr(CudaReadBack, "settles_at_once", staticmethod(lambda tensor: False))
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
+    Event.behind = 0
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    steps = READ_BACK_EVERY + 6
+    with OptimizerMonitor(model, optimizer, sample_every=2, device=Cuda(torch.device("cpu"))) as monitor:
+        for step in range(1, steps + 1):
+            loss = model(torch.ones(1, 4)).sum()
+            loss.backward()
+            now.update(peak=150)  # before the step begins: it was in the backward
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.record(loss)
+            assert len(monitor.lines) == (READ_BACK_EVERY if step >= READ_BACK_EVERY else 0)
+    assert [line["step"] for line in monitor.lines] == list(range(1, steps + 1))
+    summary = monitor.summary()
+    assert summary["time"]["optimizer"]["n"] == steps - steps // 10
+    assert summary["time"]["optimizer_host"]["n"] == steps - steps // 10
+    assert summary["memory"]["allocator_state_bytes"] == 0, "plain SGD keeps nothing"
+    assert summary["memory"]["peak_source"] == "allocator"
+    assert summary["memory"]["peak_bytes"] == {"forward": 100, "backward": 150, "step": 80, "overall": 150}, (
+        "the step less what the monitor looked at: five elements"
+    )
 
 
 def test_waiting_for_the_device_is_no_cost_of_the_monitor(events: None, monkeypatch: pytest.MonkeyPatch) -> None:

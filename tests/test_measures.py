@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from optimeter.measure.methods import Loop, Measure, Overhead, Plan, Recipe, Settings, Step, Train
-from optimeter.measure.methods.units import BYTES, SECONDS, scaled
 from optimeter.measure.records import schema
 from optimeter.measure.records.schema import Findings, Memory, Quality, Spread, Times
+from optimeter.measure.records.units import BYTES, SECONDS, scaled
 from optimeter.workloads import MLP, Embedding, Toy, Workload
 from tests.trials import trial
 

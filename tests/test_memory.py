@@ -246,5 +246,6 @@ class Fake:
 def test_every_optimizer_has_its_file(tmp_path: Path) -> None:
     from optimeter import optimizers
 
+    classes = [name for name, value in vars(optimizers).items() if isinstance(value, type)]
     targets = {spec_of(name)["_target_"] for name in YAMLS}
-    assert {f"optimeter.optimizers.{name}" for name in optimizers.__all__} <= targets
+    assert {f"optimeter.optimizers.{name}" for name in classes} <= targets

@@ -12,9 +12,9 @@ from torch import nn
 from optimeter.measure import OptimizerMonitor
 from optimeter.measure.devices import Allocator, ReadBack
 from optimeter.measure.devices.cpu import Cpu
-from optimeter.measure.monitor.monitor import warm_up
 from optimeter.measure.monitor.observation import Observation
 from optimeter.measure.monitor.sampling import BUDGET, CALIBRATION_STEPS, Schedule
+from optimeter.measure.monitor.timings import warm_up
 from optimeter.measure.records.fields import to_plain
 from optimeter.workloads import MLP
 from tests.conftest import no_synchronisation
@@ -175,7 +175,7 @@ def test_nonfinite_gradients_are_counted() -> None:
 def test_accumulation_sums_times_and_counts_one_step() -> None:
     monitor = stranger(steps=3, accumulate=4)
     assert len(monitor.lines) == 3
-    assert len(monitor.times["forward"]) == 3
+    assert len(monitor.timings.seconds["forward"]) == 3
 
 
 def test_a_subclass_that_calls_its_parents_step_counts_once() -> None:
@@ -337,9 +337,16 @@ def test_bad_sampling_is_refused(value: Any) -> None:
 
 
 class Turned(Cpu):
-    """A device whose clock that stands still until something takes time."""
+    """A device whose clock stands still until something takes time."""
 
     now = 0.0
+
+    def __init__(self, counter: Allocator | None = None) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def allocator(self) -> Allocator:
+        return self.counter or super().allocator()
 
     def stamp(self) -> float:
         return Turned.now
@@ -381,8 +388,7 @@ class Looks(Allocator):
 def turned_run(sleep: float = 0.0, allocator: Allocator | None = None) -> dict[str, Any]:
     model = Slow(2, 1)
     optimizer = Timed(model.parameters(), sleep)
-    monitor = OptimizerMonitor(model, optimizer, sample_every=1, device=Turned())
-    monitor.allocator = allocator or monitor.allocator
+    monitor = OptimizerMonitor(model, optimizer, sample_every=1, device=Turned(allocator))
     before, after = monitor.sampler.before, monitor.sampler.after
     monitor.sampler.before = lambda one: [setattr(Turned, "now", Turned.now + 1000), before(one)][1]  # type: ignore[method-assign, assignment]
     monitor.sampler.after = lambda one: [setattr(Turned, "now", Turned.now + 1000), after(one)][1]  # type: ignore[method-assign, assignment]

@@ -11,12 +11,19 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimeter import optimizers
+from optimeter.optimizers.core.shell import Shell
 from tests.cases import CASES, DENSE, Case, fill_gradients, parameters_for, same_bits, train
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=str)
+
 dense_cases = pytest.mark.parametrize("case", DENSE, ids=str)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 devices = pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+
+
+def test_every_optimizer_has_a_row() -> None:
+    classes = [value for value in vars(optimizers).values() if isinstance(value, type)]
+    assert {case.name for case in CASES} == {cls.__name__ for cls in classes if issubclass(cls, Shell)}
 
 
 @all_cases

@@ -4,53 +4,36 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import came_pytorch
 import numpy as np
 import pytest
 import torch
-import torch_optimizer
 from torch import nn
 
 from optimeter import optimizers
 from tests import references
-from tests.cases import SHAMPOO_1802_09568, Case, fill_gradients, parameters_for, train
-
-
-def hf_adafactor(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
-    from transformers.optimization import Adafactor
-
-    return Adafactor(parameters, **arguments)
-
-
-def their_came(parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
-    from pytorch_optimizer import CAME
-
-    return CAME(parameters, foreach=False, **arguments)
-
+from tests.cases import CASES, HF_ADAFACTOR, SHAMPOO_1802_09568, Case, fill_gradients, parameters_for, theirs, train
 
 TORCH_OPTIMIZERS_LAMB = {"bias_correction": False, "phi": (None, 10.0)}
-
-
-def po_shampoo(parameters: Any) -> torch.optim.Optimizer:
-    from pytorch_optimizer import Shampoo
-
-    return Shampoo(parameters, lr=1e-2, matrix_eps=1e-6)
-
-
+# Beside the rows of `CASES` that bring an oracle: other arguments, and other oracles.
 ORACLES = [
-    ("Adam", {}, torch.optim.Adam, {}),
-    ("Adam", {"weight_decay": 0.1}, torch.optim.Adam, {"weight_decay": 0.1}),
-    ("Adam", {"amsgrad": True, "maximize": True}, torch.optim.Adam, {"amsgrad": True, "maximize": True}),
-    ("AdamW", {}, torch.optim.AdamW, {}),
-    ("AdamW", {"weight_decay": 0.3, "amsgrad": True}, torch.optim.AdamW, {"weight_decay": 0.3, "amsgrad": True}),
-    ("AdamW", {"maximize": True}, torch.optim.AdamW, {"maximize": True}),
-    ("AdamW", {"betas": (0.5, 0.8), "eps": 1e-3}, torch.optim.AdamW, {"betas": (0.5, 0.8), "eps": 1e-3, "fused": True}),
-    ("Adafactor", {}, hf_adafactor, {}),
-    ("Adafactor", {}, torch.optim.Adafactor, {}),
-    ("Adafactor", {"maximize": True}, torch.optim.Adafactor, {"maximize": True}),
-    ("Shampoo", SHAMPOO_1802_09568 | {"lr": 1e-2, "matrix_eps": 1e-6}, po_shampoo, {}),
+    ("Adam", {"weight_decay": 0.1}, theirs("torch.optim.Adam", weight_decay=0.1)),
+    ("Adam", {"amsgrad": True, "maximize": True}, theirs("torch.optim.Adam", amsgrad=True, maximize=True)),
+    ("AdamW", {"weight_decay": 0.3, "amsgrad": True}, theirs("torch.optim.AdamW", weight_decay=0.3, amsgrad=True)),
+    ("AdamW", {"maximize": True}, theirs("torch.optim.AdamW", maximize=True)),
+    (
+        "AdamW",
+        {"betas": (0.5, 0.8), "eps": 1e-3},
+        theirs("torch.optim.AdamW", betas=(0.5, 0.8), eps=1e-3, fused=True),
+    ),
+    ("Adafactor", {}, theirs("torch.optim.Adafactor")),
+    ("Adafactor", {"maximize": True}, theirs("torch.optim.Adafactor", maximize=True)),
+    (
+        "Shampoo",
+        SHAMPOO_1802_09568 | {"lr": 1e-2, "matrix_eps": 1e-6},
+        theirs("pytorch_optimizer.Shampoo", lr=1e-2, matrix_eps=1e-6),
+    ),
     *[
-        ("Adafactor", arguments, hf_adafactor, arguments)
+        ("Adafactor", arguments, theirs(HF_ADAFACTOR, **arguments))
         for arguments in (
             {"warmup_init": True, "beta1": 0.9},
             {"warmup_init": True, "weight_decay": 0.1, "clip_threshold": 0.5, "decay_rate": -0.6},
@@ -58,23 +41,23 @@ ORACLES = [
             {"lr": 1e-3, "scale_parameter": True, "relative_step": False, "beta1": 0.8, "weight_decay": 0.01},
         )
     ],
-    ("CAME", {}, came_pytorch.CAME, {"lr": 2e-4}),
-    ("CAME", {"lr": 1e-3, "weight_decay": 0.1}, came_pytorch.CAME, {"lr": 1e-3, "weight_decay": 0.1}),
+    ("CAME", {"lr": 1e-3, "weight_decay": 0.1}, theirs("came_pytorch.CAME", lr=1e-3, weight_decay=0.1)),
     *[
-        ("CAME", {"lr": 1e-3, **arguments}, oracle, {"lr": 1e-3, **arguments})
+        ("CAME", {"lr": 1e-3, **arguments}, theirs(path, lr=1e-3, **arguments, **only_theirs))
         for arguments in ({}, {"betas": (0.5, 0.9, 0.95), "clip_threshold": 0.3})
-        for oracle in (came_pytorch.CAME, their_came)
+        for path, only_theirs in (("came_pytorch.CAME", {}), ("pytorch_optimizer.CAME", {"foreach": False}))
     ],
-    ("LAMB", TORCH_OPTIMIZERS_LAMB, torch_optimizer.Lamb, {"weight_decay": 0.01}),
-    ("LAMB", TORCH_OPTIMIZERS_LAMB | {"weight_decay": 0.0}, torch_optimizer.Lamb, {}),
+    ("LAMB", TORCH_OPTIMIZERS_LAMB, theirs("torch_optimizer.Lamb", weight_decay=0.01)),
+    ("LAMB", TORCH_OPTIMIZERS_LAMB | {"weight_decay": 0.0}, theirs("torch_optimizer.Lamb")),
 ]
+COMPARED = [case for case in CASES if case.oracle] + [Case(name, own, oracle=oracle) for name, own, oracle in ORACLES]
 
 
-@pytest.mark.parametrize(("name", "ours", "oracle", "theirs"), ORACLES, ids=lambda value: str(value)[:40])
-def test_equals_an_independent_implementation(name: str, ours: dict, oracle: Callable, theirs: dict) -> None:
-    case = Case(name)
+@pytest.mark.parametrize("case", COMPARED, ids=str)
+def test_equals_an_independent_implementation(case: Case) -> None:
+    assert case.oracle
     results = []
-    for build in (lambda p: getattr(optimizers, name)(p, **ours), lambda p: oracle(p, **theirs)):
+    for build in (case.build, case.oracle):
         parameters = parameters_for(case, torch.float64)
         train(case, 25, parameters=parameters, optimizer=build(parameters))
         results.append(torch.cat([p.detach().flatten() for p in parameters]))

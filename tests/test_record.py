@@ -4,22 +4,25 @@ import json
 import math
 import multiprocessing
 import os
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimeter.measure.jobs.environment import describe
 from optimeter.measure.records.document import PAGE, blocks_of, page
-from optimeter.measure.records.fields import from_plain, names
+from optimeter.measure.records.environment import Environment
+from optimeter.measure.records.fields import Malformed, from_plain, names, types_of
 from optimeter.measure.records.folder import Place
 from optimeter.measure.records.lines import Line
 from optimeter.measure.records.naming import run_id, slug
 from optimeter.measure.records.read import LARGEST_CONFIG, LARGEST_RESULT, Record, Unreadable, read_records
-from optimeter.measure.records.schema import FINISHED, SCHEMA, STATUSES, Result, Status, Times
-from optimeter.measure.records.write import to_json, to_line
+from optimeter.measure.records.schema import FINISHED, SCHEMA, STATUSES, Findings, Memory, Result, Status, Times
+from optimeter.measure.records.write import check, to_json, to_line
 from tests.conftest import PROJECT
 
 
@@ -180,16 +183,22 @@ def test_what_must_not_be_read_is_a_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "Permission denied" in capsys.readouterr().err
 
 
+def contents(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What is in a folder: name, kind, size and time of the last change of each entry."""
+    entries = [(path.name, path.lstat()) for path in folder.iterdir()]
+    return [(name, status.st_mode, status.st_size, status.st_mtime_ns) for name, status in entries]
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_is_no_record_is_never_overwritten(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path, "adam-toy-1")
     place.folder.mkdir()
     FOREIGN[name][0](place.folder)
-    before = [path.lstat() for path in place.folder.iterdir()]
+    before = contents(place.folder)
     assert place.finished() is None
     with place.lock(wait=False), pytest.raises(Unreadable, match="adam-toy-1"):
         place.begin("steps: 1\n")
-    assert [path.lstat() for path in place.folder.iterdir()] == before
+    assert contents(place.folder) == before
 
 
 def test_a_line_stays_one_whatever_a_folder_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +212,8 @@ OLD = {
     "schema": 1, "status": "ok", "reason": None, "measure": "step", "optimizer": "lion", "workload": "mlp",
     "optimizer_target": "optimizers.Lion", "memory": None, "quality": {"first_loss": 2},
     "config": {
-        "optimizer": {"_target_": "optimizers.Lion", "lr": 1e-4},
+        "optimizer": {"_target_": "optimizers.Lion", "lr": 1e-4, "about": {"reference": "a paper", "closure": False}},
+        "baseline": "torch_adamw",
         "workload": {"_target_": "workloads.shapes.Shapes", "shapes": [[1, [8, 8]]]},
         "measure": {"kind": "step", "shapes": "8x8", "baseline": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
         "choices": {"optimizer": "lion", "workload": "mlp"},
@@ -221,14 +231,15 @@ def test_schema_1_is_read_as_what_it_would_be_now(tmp_path: Path) -> None:
     assert result.quality.first_loss == 2
     assert result.memory.state_bytes is None
     assert result.config == {
-        "optimizer": {"_target_": "optimeter.optimizers.Lion", "lr": 1e-4},
+        "optimizer": {"_target_": "optimeter.optimizers.Lion", "lr": 1e-4, "about": {"closure": False}},
+        "baseline": "torch_adamw",
         "workload": {"_target_": "optimeter.workloads.shapes.Shapes", "shapes": [[1, [8, 8]]]},
         "measure": {
             "_target_": "optimeter.measure.methods.Step",
             "shapes": "8x8",
             "optimizers": {"baseline": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
         },
-        "choices": {"optimizer": "lion", "workload": "mlp", "measure": "step"},
+        "choices": {"optimizer": "lion", "workload": "mlp", "measure": "step", "baseline": "torch_adamw"},
     }
 
 
@@ -239,6 +250,22 @@ def test_an_unfinished_run_of_schema_1_is_read_too(tmp_path: Path) -> None:
     (record,) = read_records(tmp_path)
     assert (record.result.status, record.result.measure) == ("interrupted", "step")
     assert record.result.config["optimizer"]["_target_"] == "optimeter.optimizers.Lion"
+
+
+@pytest.mark.parametrize(
+    ("findings", "problem"),
+    [
+        (Findings(status="ok", extra={"a": object()}), "extra.a is <object"),
+        (Findings(status="ok", memory=Memory(state_bytes="many")), "memory.state_bytes is 'many'"),  # type: ignore[arg-type]
+        (Findings(status="fine"), "status is 'fine'"),  # type: ignore[arg-type]
+        (Findings(status="ok", time=3), "time is 3, not an object"),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_what_a_measure_finds_is_checked(findings: Findings, problem: str) -> None:
+    check(Findings(status="ok", extra={"a": [np.float64(1.5), math.nan]}))
+    with pytest.raises(Malformed, match=problem):
+        check(findings)
 
 
 def test_the_page_of_the_record_is_made_from_its_definition() -> None:
@@ -255,6 +282,25 @@ def test_every_key_has_a_meaning_and_every_quantity_a_unit(block: Any) -> None:
         assert key.metadata["meaning"].endswith((".", "…")), key.name
         if key.name.endswith(("_bytes", "_seconds", "_share")) or key.name in ("bytes", "seconds"):
             assert key.metadata["unit"], key.name
+
+
+def lost(kind: type, plain: dict[str, Any]) -> set[str]:
+    """Keys of a dict, and of the dicts in it, that the record's definition does not have."""
+    missing = plain.keys() - set(names(kind))
+    for name in set(names(kind)) & plain.keys():
+        inner = types_of(kind)[name]
+        if isinstance(inner, type) and is_dataclass(inner):
+            missing |= {f"{name}.{key}" for key in lost(inner, plain[name] or {})}
+    return missing
+
+
+def test_nothing_that_is_said_of_a_machine_is_lost() -> None:
+    assert not lost(Environment, describe(None))
+
+
+def test_nothing_of_a_published_record_is_lost() -> None:
+    for path in (PROJECT / "results").glob("*/*/result.json"):
+        assert not lost(Result, json.loads(path.read_text())), path
 
 
 def test_lines_of_steps_have_the_keys_that_are_described() -> None:

@@ -16,13 +16,14 @@ from optimeter.measure.records.folder import Place
 from optimeter.measure.records.read import read_records
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
-from optimeter.reports.comparison import comparison, paired_difference, summary
+from optimeter.reports.comparison import comparison, summary
 from optimeter.reports.documents.layer import layer_memory
 from optimeter.reports.documents.sparse import sparse_vs_dense
 from optimeter.reports.documents.trace import toy_trace
 from optimeter.reports.group import settings_of
 from optimeter.reports.overhead import monitor_overhead
 from optimeter.reports.page import build
+from optimeter.reports.paired import paired_difference
 from optimeter.reports.plots import dominated, visible
 from optimeter.reports.plugins import make_tables
 from optimeter.reports.table import Cell, Table, number, percent

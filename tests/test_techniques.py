@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optimeter import optimizers
-from optimeter.optimizers.core.techniques import (
+from optimeter.optimizers.custom.techniques import (
     adopt,
     allora,
     cautious,

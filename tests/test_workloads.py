@@ -1,6 +1,7 @@
 """The workloads: real data, one split that no seed changes, the same batches for every optimizer, learnable."""
 
 import hashlib
+import inspect
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,8 @@ def test_a_packages_file_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         packaged("somewhere/data.txt", right.replace(right[0], "x"))
     with pytest.raises(FileNotFoundError, match="no such file"):
         packaged("somewhere/nothing.txt")
+
+
+@pytest.mark.parametrize("cls", workloads.Workload.__subclasses__(), ids=lambda cls: cls.__name__)
+def test_what_shapes_a_model_and_what_follows_the_optimizer_are_arguments(cls: type[workloads.Workload]) -> None:
+    assert {*cls.shaped_by, *cls.follows} <= set(inspect.signature(cls).parameters)

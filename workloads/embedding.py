@@ -38,10 +38,12 @@ class Embedding(Workload):
     """`negatives` noise words (unigram counts to the power 3/4) for each true neighbour at most `window` words away.
 
     `rows` widens both tables beyond the vocabulary (its words are spread evenly over them), up to 10⁷ and more.
-    `sparse` decides the kind of gradient; "auto" follows the optimizer. The loss is the mean over word pairs.
+    `sparse` decides the kind of gradient; in the YAML it follows the optimizer. The loss is the mean over word pairs.
     """
 
     data = (TOPICS,)
+    shaped_by = ("rows", "dim")
+    follows = ("sparse",)
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class Embedding(Workload):
         **schedule: Any,
     ) -> None:
         super().__init__(**schedule)
+        if not isinstance(sparse, bool):
+            raise ValueError(f"workload.sparse must be true or false, not {sparse!r}")
         self.rows, self.dim, self.batch, self.window, self.negatives = rows, dim, batch, window, negatives
         self.sparse = sparse
         self.gradients = "sparse" if sparse else "dense"

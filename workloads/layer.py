@@ -15,6 +15,8 @@ class Layer(Workload):
     Made for memory: `layer_memory` reads what every optimizer keeps for a 4096×8192 layer.
     """
 
+    shaped_by = ("shape",)
+
     def __init__(self, shape: Sequence[int] = (256, 128), batch: int = 32, **schedule: Any) -> None:
         super().__init__(**schedule)
         self.shape, self.batch = tuple(shape), batch

@@ -46,6 +46,7 @@ class SDLora(Workload):
     data = DATA
     libraries = ("diffusers", "peft", "transformers", "pillow")
     installed_by = "optimeter[finetune]"
+    shaped_by = ("rank",)
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from optimeter.measure.records.environment import Gpu
 from optimeter.measure.records.fields import from_plain
 from optimeter.measure.records.naming import STEPS
 from optimeter.measure.records.schema import Result
-from optimeter.measure.records.write import in_short, to_line
+from optimeter.measure.records.write import check, in_short, to_line
 
 Send = Callable[[Any], None]
 Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its configuration, from a replayed record
@@ -124,16 +124,17 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
         with trial.device.watch() as watch:
             findings = measure.run(trial)
     findings.summary = measure.line(findings) or None
+    check(findings)
     seen = watch.summary()
-    if seen is None and watch.reason:
-        findings.missing = {**findings.missing, "gpu": watch.reason}
+    if seen is None:
+        findings.missing = {**findings.missing, "gpu": str(watch.reason)}
     return Result.of(
         findings,
         gpu=from_plain(Gpu, seen or {}),
         weights=dict(trial.workload.provenance() or {}),
         compiled=compiled(),
-        shaped_by=list(getattr(trial.workload, "shaped_by", ())),
-        follows=list(getattr(trial.workload, "follows", ())),
+        shaped_by=list(trial.workload.shaped_by),
+        follows=list(trial.workload.follows),
     )
 
 

@@ -34,7 +34,8 @@ def job_of(config: Config, answers: Answers) -> Job:
         raise Refused(machine["refused"])
     stored = {name: value for name, value in config.items() if name not in MECHANICS}
     run = run_id(identity(stored, answers))
-    names = config["choices"]
+    names, size = config["choices"], config["workload"].get("size")
+    workload = answers.parts[key("workload", config["workload"])].get("identity", {})
     folder = f"{slug(names['optimizer'])}-{slug(names['workload'])}-{run}"
     return Job(
         label=f"{names['optimizer']} on {names['workload']}, seed {config['seed']}",
@@ -47,13 +48,15 @@ def job_of(config: Config, answers: Answers) -> Job:
             "optimizer": names["optimizer"],
             "optimizer_target": config["optimizer"]["_target_"],
             "workload": names["workload"],
-            "size": config["workload"].get("size"),
+            "size": None if size is None else str(size),
             "seed": config["seed"],
             "device": machine["device"],
             "dtype": config["dtype"],
             "command": scrub(config["command"]),
             "config": stored,
-            "data": answers.parts[key("workload", config["workload"])].get("identity", {}).get("data", {}),
+            "data": workload.get("data", {}),
+            "shaped_by": workload.get("shaped_by", []),
+            "follows": workload.get("follows", []),
             "environment": machine["environment"],
         },
         limit_seconds=config["limit_seconds"],

@@ -24,6 +24,8 @@ distributions = cache(packages_distributions)
 def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict[str, Any]:
     """The `sources` by hash, the `package` by version and the `data` by hash that stand behind a class.
 
+    Of a workload also which of its arguments shape its model, and which follow the optimizer.
+
     An installed package is not imported for it. A module of the user's or of ours is, and those that it uses are
     followed as far as they are the user's or ours too.
     """
@@ -37,6 +39,8 @@ def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict
     data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
     libraries = {name: installed(name) for name in getattr(cls, "libraries", ())}
     found: dict[str, Any] = {"sources": sources(cls.__module__), "package": package_version(top), "data": data}
+    if part == "workload":
+        found |= {"shaped_by": list(cls.shaped_by), "follows": list(cls.follows)}
     return found | ({"libraries": libraries} if libraries else {})
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from optimeter.measure.memory.ledger import Ledger, ledger, tensor_bytes
+from optimeter.measure.memory.process import process_peak_bytes
 from optimeter.measure.methods.gradients import Noise
 from optimeter.measure.methods.loop import Loop
-from optimeter.measure.monitor.monitor import process_peak_bytes
 from optimeter.measure.monitor.probe import fingerprints
 from optimeter.measure.records.schema import Memory, StepSide, Times
 from optimeter.measure.statistics import median, spread

@@ -116,7 +116,7 @@ class MonitoredLoop:
         )
         with self.monitor:
             self._run(CALIBRATION_STEPS + 8, self.monitor)
-        self.step_seconds = median(self.monitor.times["step"][CALIBRATION_STEPS:])
+        self.step_seconds = median(self.monitor.timings.seconds["step"][CALIBRATION_STEPS:])
         self.block_steps = max(1, round(block_seconds / self.step_seconds))
 
     def _run(self, steps: int, monitor: OptimizerMonitor | None = None, delay: float = 0.0) -> None:
@@ -144,7 +144,7 @@ class MonitoredLoop:
 
     def sampling_share(self) -> float:
         """Work that is not done at each step, spread over all: what sampling costs, and turning steps into lines."""
-        sampling = median(self.monitor.sampling) / self.monitor.schedule.every
+        sampling = median(self.monitor.timings.sampling) / self.monitor.schedule.every
         return (sampling + self.monitor.settling_seconds / self.monitor.steps) / self.step_seconds
 
 

@@ -20,6 +20,7 @@ from optimeter.measure.memory.ledger import parameter_counts, tensor_bytes
 from optimeter.measure.memory.prediction import predict
 from optimeter.measure.methods.base import Measure, Trial
 from optimeter.measure.records import schema
+from optimeter.measure.records.units import BYTES
 from optimeter.workloads.core.workload import Workload
 
 GIB = 1 << 30
@@ -154,7 +155,8 @@ def cards(total_bytes: int) -> dict[str, bool]:
 def in_words(plan: schema.Plan) -> str:
     """A plan in one line: "180.9 GB: 45.2 parameters, 45.2 gradients, 90.5 state, 0.1 step; fits 192 GB"."""
     total = plan.total_bytes or 0
-    unit, size = ("GB", 1e9) if total >= 1e9 else ("MB", 1e6)
+    unit = "GB" if total >= BYTES["GB"] else "MB"
+    size = BYTES[unit]
     parts = {
         "parameters": plan.parameter_bytes,
         "gradients": plan.gradient_bytes,

@@ -13,10 +13,11 @@ from optimeter.measure.methods.base import Measure, Trial
 from optimeter.measure.methods.loop import Loop
 from optimeter.measure.methods.quality import quality
 from optimeter.measure.methods.settings import scheduler
-from optimeter.measure.methods.units import BYTES, SECONDS, scaled
-from optimeter.measure.monitor.monitor import ESTIMATOR, OptimizerMonitor
+from optimeter.measure.monitor.listener import ESTIMATOR
+from optimeter.measure.monitor.monitor import OptimizerMonitor
 from optimeter.measure.monitor.probe import fingerprints
 from optimeter.measure.records.schema import Checks, Evaluation, Findings, Memory
+from optimeter.measure.records.units import BYTES, SECONDS, scaled
 
 DIVERGED_FACTOR, DIVERGED_LINES = 1e3, 10
 PROGRESS_EVERY = 0.2  # seconds

@@ -18,6 +18,7 @@ MEASURES = {
     "overhead": "optimeter.measure.methods.Overhead",
 }
 
+RETIRED = ("coupled", "nan", "peer", "reference", "train_mode")  # keys of an optimizer's `about` that nothing read
 # Class of a workload → its `shaped_by` and `follows`, which schema 1 did not keep.
 SHAPED_BY = {"Embedding": ["rows", "dim"], "Layer": ["shape"], "SDLora": ["rank"]}
 FOLLOWS = {"Embedding": ["sparse"]}
@@ -65,19 +66,26 @@ def config_of_schema_1(config: dict[str, JSON]) -> dict[str, JSON]:
     kind = measure["kind"]
     arguments = {name: value for name, value in measure.items() if name not in ("kind", "baseline")}
     config["measure"] = {"_target_": MEASURES.get(kind) if isinstance(kind, str) else None, **arguments}
+    if isinstance(choices, dict):
+        config["choices"] = choices = {**choices, "measure": kind}
     if "baseline" in measure:
         config["measure"]["optimizers"] = {"baseline": retargeted(measure["baseline"])}
-    if isinstance(choices, dict):
-        config["choices"] = {**choices, "measure": kind}
+        if isinstance(choices, dict):
+            choices["baseline"] = config.get("baseline")
     return config
 
 
 def retargeted(spec: JSON) -> JSON:
-    """An optimizer's or workload's arguments with the class where it is now."""
+    """An optimizer's or workload's arguments with the class where it is now, without what nothing reads."""
     if not isinstance(spec, dict):
         return spec
-    target = spec.get("_target_")
-    return {**spec, "_target_": renamed(target)} if isinstance(target, str) and target.startswith(OLD) else spec
+    spec = dict(spec)
+    target, about = spec.get("_target_"), spec.get("about")
+    if isinstance(target, str):
+        spec["_target_"] = renamed(target)
+    if isinstance(about, dict):
+        spec["about"] = {name: value for name, value in about.items() if name not in RETIRED}
+    return spec
 
 
 def class_name(spec: JSON) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 from optimeter.measure.records.fields import JSON, types_of
 from optimeter.measure.records.lines import Line
@@ -36,10 +36,10 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def blocks_of(root: Any, name: str) -> dict[Any, list[str]]:
+def blocks_of(root: type, name: str) -> dict[type, list[str]]:
     """A block and all that it holds, at any depth → the paths at which each stands."""
-    blocks: dict[Any, list[str]] = {root: [name]}
-    waiting = [(root, "" if root is Result else "line.")]
+    blocks: dict[type, list[str]] = {root: [name]}
+    waiting: list[tuple[type, str]] = [(root, "" if root is Result else "line.")]
     while waiting:
         outer, path = waiting.pop(0)
         for key, kind in types_of(outer).items():
@@ -51,19 +51,19 @@ def blocks_of(root: Any, name: str) -> dict[Any, list[str]]:
     return blocks
 
 
-def _block_in(kind: Any) -> tuple[Any, str]:
+def _block_in(kind: object) -> tuple[type | None, str]:
     """The block that a key holds, if it does, and what its path is followed by."""
-    if is_dataclass(kind):
-        return kind, ""
-    suffix = {list: "[]", dict: ".*"}.get(get_origin(kind), "")
-    inner = [part for part in get_args(kind) if is_dataclass(part)]
-    return (inner[0], suffix) if inner else (None, "")
+    suffixes: dict[object, str] = {list: "[]", dict: ".*"}
+    for part in (kind, *get_args(kind)):
+        if isinstance(part, type) and is_dataclass(part):
+            return part, suffixes.get(get_origin(kind), "")
+    return None, ""
 
 
-def section(block: Any, paths: list[str]) -> str:
+def section(block: type, paths: list[str]) -> str:
     """What the page says of a block."""
     also = ", ".join(f"`{path}`" for path in paths[1:])
-    lines = [f"## `{paths[0]}`", "", block.__doc__, *([f"The same keys: {also}."] if also else []), ""]
+    lines = [f"## `{paths[0]}`", "", block.__doc__ or "", *([f"The same keys: {also}."] if also else []), ""]
     lines += ["| key | type | unit | meaning |", "|---|---|---|---|"]
     for key in fields(block):
         kind, unit = in_words(types_of(block)[key.name]), key.metadata["unit"]
@@ -71,7 +71,7 @@ def section(block: Any, paths: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def in_words(kind: Any) -> str:
+def in_words(kind: object) -> str:
     """A type in words: "number or null"."""
     if kind in WORDS:
         return WORDS[kind]

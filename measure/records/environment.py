@@ -48,6 +48,7 @@ class Flags(Block):
     """Switches of torch that change speed or numbers."""
 
     matmul_precision: str | None = key("Precision of float32 products.")
+    cudnn_allow_tf32: bool | None = key("Whether cuDNN may compute in TF32.")
     cudnn_benchmark: bool | None = key("Whether cuDNN tries its algorithms.")
     deterministic: bool | None = key("Whether only deterministic algorithms are used.")
 

@@ -123,7 +123,7 @@ def checked(plain: JSON) -> Result:
 def check_config(config: dict[str, JSON]) -> None:
     """Raise Malformed where what everyone looks up in a configuration is not what it should be."""
     for name, kind in CONFIGURATION.items():
-        if not isinstance(config.get(name), kind):
+        if name in config and not isinstance(config[name], kind):
             raise Malformed(f"is {described(config[name])}", f"config.{name}")
     for choice in (config.get("choices") or {}).values():
         if not isinstance(choice, str):

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-MEGABYTE = 1e6
+from optimeter.measure.records.fields import JSON
+from optimeter.measure.records.units import BYTES
 
 
-def draw_trends(lines: Sequence[dict[str, Any]], path: str | Path, title: str = "") -> None:
+def draw_trends(lines: Sequence[dict[str, JSON]], path: str | Path, title: str = "") -> None:
     """Write a figure of six panels to `path` (its suffix is the format); `lines` are those of steps.jsonl."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,11 +29,11 @@ def draw_trends(lines: Sequence[dict[str, Any]], path: str | Path, title: str = 
     figure.savefig(path, dpi=110)
 
 
-def column(lines: Sequence[dict[str, Any]], *keys: str) -> list[float]:
+def column(lines: Sequence[dict[str, JSON]], *keys: str) -> list[float]:
     """One value a line, NaN where there is none."""
     values = []
     for line in lines:
-        value: Any = line
+        value: JSON = line
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         values.append(float("nan") if value is None else value)
@@ -48,12 +49,12 @@ def _finish(axis: Any, title: str, x: str, y: str, legend: bool = True) -> None:
         axis.legend(fontsize=8)
 
 
-def _loss(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _loss(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     axis.plot(column(lines, "step"), column(lines, "loss"), color="C0")
     _finish(axis, "Training loss", "step", "loss", legend=False)
 
 
-def _gradients(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _gradients(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     steps = column(lines, "step")
     for key, colour in (("norm", "C0"), ("mean", "C1"), ("std", "C2")):
         axis.plot(steps, column(lines, "gradient", key), label=key, color=colour, marker=".", markersize=3)
@@ -61,32 +62,32 @@ def _gradients(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
     _finish(axis, "Gradient: norm, mean, standard deviation", "step", "")
 
 
-def _gradients_in_time(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _gradients_in_time(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     axis.plot(column(lines, "elapsed"), column(lines, "gradient", "norm"), color="C0", marker=".", markersize=3)
     _finish(axis, "Gradient norm over time", "seconds of training", "norm", legend=False)
 
 
-def _memory(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _memory(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     steps = column(lines, "step")
     for key, colour in (("process", "C3"), ("allocated", "C4"), ("gradients", "C5")):
-        values = [value / MEGABYTE for value in column(lines, "memory", key)]
+        values = [value / BYTES["MB"] for value in column(lines, "memory", key)]
         if any(value == value for value in values):
             axis.plot(steps, values, label=key, color=colour, marker=".", markersize=3)
     axis.set_ylim(bottom=0)
     _finish(axis, "Memory: process, allocator, gradients", "step", "MB")
 
 
-def _moments(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _moments(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     roles = sorted({role for line in lines for role in (line["memory"].get("state") or {})})
     for number, role in enumerate(roles):
-        values = [value / MEGABYTE for value in column(lines, "memory", "state", role)]
+        values = [value / BYTES["MB"] for value in column(lines, "memory", "state", role)]
         style = "--" if number % 2 else "-"
         axis.plot(column(lines, "step"), values, label=role.replace("_", " "), linestyle=style, marker=".")
     axis.set_ylim(bottom=0)
     _finish(axis, "Moment memory", "step", "MB")
 
 
-def _updates(axis: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _updates(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     ratios = [
         update / weight if weight else float("nan")
         for update, weight in zip(column(lines, "update_norm"), column(lines, "weight_norm"), strict=True)

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from optimeter.measure.records.fields import JSON, to_plain
-from optimeter.measure.records.schema import Result
+from optimeter.measure.records.fields import JSON, from_plain, to_plain
+from optimeter.measure.records.schema import Findings, Result
 
 
 def to_json(result: Result) -> str:
@@ -15,6 +15,11 @@ def to_json(result: Result) -> str:
     missing = dict(result.missing)
     clean = finite({"schema": result.schema, **to_plain(result)}, missing)
     return json.dumps(clean | {"missing": missing}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def check(findings: Findings) -> None:
+    """Raise Malformed where something is not of its key's type: a measure of one's own may have found anything."""
+    from_plain(Findings, finite(to_plain(findings), {}))
 
 
 def to_line(line: dict[str, JSON]) -> str:
@@ -43,10 +48,12 @@ def finite(value: JSON, missing: dict[str, str], path: str = "") -> JSON:
         return {name: finite(part, missing, f"{path}.{name}".lstrip(".")) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(part, missing, f"{path}[{index}]") for index, part in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        missing[path] = f"not finite: {value}"
-        return None
-    return value
+    if not isinstance(value, float):
+        return value
+    if math.isfinite(value):
+        return float(value)  # numpy's are floats too
+    missing[path] = f"not finite: {value}"
+    return None
 
 
 def write_atomically(path: Path, text: str) -> None:

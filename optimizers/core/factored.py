@@ -4,6 +4,8 @@ The last two dimensions of a tensor are its rows and columns, those before them 
 become (…, r) + (…, c) means, whose outer product over their own mean approximates the moment. A vector keeps all of it.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,12 @@ def factors(name: str, shape: torch.Size) -> dict[str, Moment]:
         return {name: Moment(UNSIGNED, shape)}
     row, column = shape[:-1], shape[:-2] + shape[-1:]
     return {f"{name}_row": Moment(UNSIGNED, row, exact=True), f"{name}_col": Moment(UNSIGNED, column, exact=True)}
+
+
+def factors_of(name: str, moments: Mapping[str, Tensor]) -> Factors:
+    """The factors of the second moment `name` among a parameter's moments; empty where it keeps none."""
+    keys = (name, f"{name}_row", f"{name}_col")
+    return tuple(moments[key] for key in keys if key in moments)
 
 
 def average(v: Factors, squared: Tensor, beta: float) -> None:

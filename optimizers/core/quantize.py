@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._pytree import tree_map
 
 SIGNED, UNSIGNED = "signed", "unsigned"
+CODED = (SIGNED, UNSIGNED)  # those with a map of codes
 ZERO_CODE = {SIGNED: 127, UNSIGNED: 0}
 CPU = torch.device("cpu")
 COARSE = "coarse"  # signed, in 4 bits: 15 evenly spaced levels, two codes a byte

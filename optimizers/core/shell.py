@@ -7,17 +7,19 @@ how a moment rests between steps; and the *walking*, which is here.
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from itertools import chain
-from typing import Any, NoReturn, TypedDict, Unpack
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimeter.optimizers.core.quantize import borders, code_map, in_caches
+from optimeter.optimizers.core.checks import FRACTION, Checks, at_least, is_fraction, is_rate, one_of, whole
+from optimeter.optimizers.core.quantize import CODED, borders, code_map, in_caches
 from optimeter.optimizers.core.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
 
-__all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell", "Unpack"]
+__all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell", "Unpack", "constructor", "working"]
 
 # Elementwise rules work through a big tensor in parts of so many elements, which bounds their temporaries. Where the
 # moments are decoded first there are many of these: on a CPU they all should stay in its caches.
@@ -46,32 +48,41 @@ class Common(Basic, total=False):
     min_8bit_size: int
 
 
-def _fraction(value: Any) -> bool:
-    return 0 <= value < 1
-
-
-def whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda x: isinstance(x, int) and x >= least, f"a whole number of at least {least}"
-
-
-def _is_rate(lr: Any) -> bool:
-    return isinstance(lr, (int, float)) and lr >= 0
-
-
-Checks = dict[str, tuple[Callable[[Any], bool], str]]
-# What every algorithm asks of the arguments that they share: the test, and the words for it.
+# What every algorithm asks of the arguments that they share.
 CHECKS: Checks = {
-    "lr": (_is_rate, "a number of at least 0"),
-    "betas": (lambda betas: all(_fraction(beta) for beta in betas), "each in [0, 1)"),
-    "beta1": (lambda beta: beta is None or _fraction(beta), "None or in [0, 1)"),
+    "lr": (is_rate, "a number of at least 0"),
+    "betas": (lambda betas: all(map(is_fraction, betas)), "each in [0, 1)"),
+    "beta1": (lambda beta: beta is None or is_fraction(beta), f"None or {FRACTION[1]}"),
     "eps": (lambda eps: min(eps) >= 0 if isinstance(eps, tuple) else eps >= 0, "at least 0"),
-    "weight_decay": (lambda decay: decay >= 0, "at least 0"),
-    "storage": (lambda storage: storage in STORAGES, f"one of {', '.join(STORAGES)}"),
+    "weight_decay": at_least(0),
+    "storage": one_of(*STORAGES),
     "block_size": whole(1),
     "min_8bit_size": whole(0),
 }
 # The `checks` of an algorithm that does not work on whole blocks of 8-bit storage.
-NO_8BIT: Checks = {"storage": (lambda storage: storage in ("fp32", "bf16"), "one of fp32, bf16")}
+NO_8BIT: Checks = {"storage": one_of("fp32", "bf16")}
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def constructor(init: Init) -> Init:
+    """Decorator of an optimizer's `__init__`: its arguments but `params` become the settings of the parameter groups.
+
+    The signature says all there is to say, once: names, types, defaults. The body, mostly empty, runs afterwards.
+    """
+    signature = inspect.signature(init)
+    rest = [a.name for a in signature.parameters.values() if a.kind is a.VAR_KEYWORD]  # `**common`
+
+    @wraps(init)
+    def construct(self: "Shell", /, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        params, own = bound.args[1], dict([*bound.arguments.items()][2:])
+        shared: Basic = own.pop(rest[0]) if rest else {}
+        Shell.__init__(self, params, own, shared)
+        init(self, *args, **kwargs)
+
+    return construct  # type: ignore[return-value]
 
 
 class Shell(Optimizer):
@@ -80,7 +91,8 @@ class Shell(Optimizer):
     A subclass sets `moments` (state key → SIGNED or UNSIGNED, each of the parameter's shape) and `rule`, called as
     ``rule(p, g, *moments, step=…, **settings)``: it changes `p` and the moments in place and leaves `g` alone. All are
     fp32, or fp64 for fp64 parameters; `step` counts from 1. Its keyword-only arguments are looked up by name in the
-    parameter group, so schedulers and per-group settings work.
+    parameter group, so schedulers and per-group settings work. Its `__init__` is a `constructor`. Where moments have
+    other shapes it overrides `layout`; where the rule wants them arranged, `apply`.
     """
 
     moments: dict[str, str] = {}
@@ -96,14 +108,20 @@ class Shell(Optimizer):
             arguments = inspect.signature(cls.rule).parameters.values()
             cls.settings = tuple(a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != "step")
 
-    def __init__(self, params: Iterable, defaults: dict[str, Any], common: Basic) -> None:
-        known = {"maximize": False, "storage": self.storage, "block_size": 256, "min_8bit_size": 4096, "seed": 0}
-        for name in common:
-            if name not in known:
-                raise TypeError(
-                    f"{type(self).__name__} takes no argument {name}; it takes {', '.join(defaults | known)}"
-                )
-        super().__init__(params, known | defaults | common)
+    def __init__(self, params: Iterable, own: dict[str, Any], shared: Basic) -> None:
+        super().__init__(params, self.defaults_from(own, shared))
+
+    def defaults_from(self, own: dict[str, Any], shared: Basic) -> dict[str, Any]:
+        """The settings of the groups, from an optimizer's own arguments and from those that it shares with the others.
+
+        Raises TypeError for an argument that is neither.
+        """
+        defaults = {"maximize": False, "storage": self.storage, "block_size": 256, "min_8bit_size": 4096, "seed": 0}
+        for name in shared:
+            if name not in defaults:
+                names = ", ".join(own | defaults)
+                raise TypeError(f"{type(self).__name__} takes no argument {name}; it takes {names}")
+        return defaults | own | shared
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its settings; raises ValueError naming the argument and what it must be."""
@@ -134,10 +152,10 @@ class Shell(Optimizer):
         """
         in_8_bits = [g for g in self.param_groups if g["storage"] == "8bit"]
         devices = {p.device for g in in_8_bits for p in g["params"] if p.numel() >= max(g["min_8bit_size"], 1)}
-        self.shared = {str(d): {f"{kind}_map": code_map(kind, d) for kind in (SIGNED, UNSIGNED)} for d in devices}
+        self.shared = {str(d): {f"{kind}_map": code_map(kind, d) for kind in CODED} for d in devices}
         for d in devices:
             if d.type != "cpu":
-                self.shared[str(d)] |= {f"{kind}_borders": borders(kind, d) for kind in (SIGNED, UNSIGNED)}
+                self.shared[str(d)] |= {f"{kind}_borders": borders(kind, d) for kind in CODED}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -164,31 +182,44 @@ class Shell(Optimizer):
         """The moments that `p` keeps, in the order in which the rule takes them."""
         return {name: Moment(kind, p.shape) for name, kind in self.moments.items()}
 
-    def apply(self, p: Tensor, g: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]) -> None:
-        """Call the rule on working copies; override where the moments need arranging first."""
-        self.rule(p, g, *moments, step=step, **{name: group[name] for name in self.settings})
+    def apply(
+        self, p: Tensor, work: Tensor, g: Tensor, moments: dict[str, Tensor], step: int, group: dict[str, Any]
+    ) -> None:
+        """Call the rule on the parameter `p`: on `work`, its values or a part of them, and on moments by name.
+
+        Override where the rule wants the moments arranged, or something beside them.
+        """
+        self.rule(work, g, *moments.values(), step=step, **self.settings_of(group))
+
+    def settings_of(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The rule's keyword arguments, but `step`."""
+        return {name: group[name] for name in self.settings}
 
     @torch.no_grad()
     def step_parameter(self, p: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter from its gradient: the unit of work, also for releasing gradients in the backward."""
-        if p.grad.is_sparse:  # type: ignore[union-attr]
-            raise RuntimeError(f"{type(self).__name__} needs dense gradients; SparseAdam takes sparse ones")
+        self.need_dense(p)
         state, storage = self.start(p, group), storage_of(group)
         state["step"] += 1
-        moments = self.layout(p, group)
+        layout = self.layout(p, group)
+        key = (group["seed"], state["step"])
         for part in self.parts(p, group):
             values = cut(p, part)
-            p_work, g = working(values), working(cut(p.grad, part))  # type: ignore[arg-type]
+            work, g = working(values), working(cut(p.grad, part))  # type: ignore[arg-type]
             if group["maximize"]:
                 g = -g
-            loaded = [storage.load(state, name, moment, p_work.dtype, part) for name, moment in moments.items()]
-            self.apply(p_work, g, loaded, state["step"], group)
-            key = (group["seed"], state["step"])
-            for salt, ((name, moment), value) in enumerate(zip(moments.items(), loaded, strict=True), start=1):
+            moments = {name: storage.load(state, name, moment, work.dtype, part) for name, moment in layout.items()}
+            self.apply(p, work, g, moments, state["step"], group)
+            for salt, (name, moment) in enumerate(layout.items(), start=1):
                 if not moment.read_only:
-                    storage.store(state, name, moment, value, (*key, salt), part)
-            if p_work is not values:
-                write_back(values, p_work, (*key, 0), part.start)
+                    storage.store(state, name, moment, moments[name], (*key, salt), part)
+            if work is not values:
+                write_back(values, work, (*key, 0), part.start)
+
+    def need_dense(self, p: Tensor) -> None:
+        """Raise RuntimeError where the gradient of `p` is sparse."""
+        if p.grad is not None and p.grad.is_sparse:
+            raise RuntimeError(f"{type(self).__name__} needs dense gradients; SparseAdam takes sparse ones")
 
     def parts(self, p: Tensor, group: dict[str, Any]) -> Iterator[slice]:
         """The parts of the flattened `p` to work on in turn, cut between blocks; or the whole of it, in its shape."""

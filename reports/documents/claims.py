@@ -13,7 +13,7 @@ from typing import Any
 from optimeter.measure.records.read import Record
 from optimeter.reports.documents.evidence import BOTH, ONE_SEED, OUTDONE, UNREACHED, Figure, figures
 from optimeter.reports.documents.expression import evaluate
-from optimeter.reports.table import DASH, Cell, Table, number, percent
+from optimeter.reports.table import DASH, Cell, Table, number, percent, texts
 
 CLAIMS = Path(__file__).resolve().parent / "claims.yaml"
 HOLDS, FAILS, ELSEWHERE, OPEN = "holds", "does not hold", "not reproducible as stated", "not measured"
@@ -57,13 +57,14 @@ def all_claims() -> list[dict[str, Any]]:
 def claims(records: Sequence[Record]) -> Table | None:
     """Every claim with its figure and verdict; nothing where no record answers one, but for records named so."""
     judged = [(claim, judge(claim, records)) for claim in all_claims()]
-    if not any(one.records for _, one in judged) and not any(_for_claims(record) for record in records):
+    answered = any(outcome.records for _, outcome in judged)
+    if not answered and not any(_for_claims(record) for record in records):
         return None
     return Table(
         "claims",
         "claims: what the documents claim, and what was measured",
         COLUMNS,
-        [_row(claim, one) for claim, one in judged],
+        [_row(claim, outcome) for claim, outcome in judged],
         NOTES,
     )
 
@@ -79,7 +80,7 @@ def judge(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
     parts = [judge_part(claim | part, records) for part in claim["parts"]]
     labels = [part["part"] for part in claim["parts"]]
     verdicts = [part.verdict for part in parts]
-    verdict = next((one for one in (FAILS, OPEN, ELSEWHERE) if one in verdicts), HOLDS)
+    verdict = next((worst for worst in (FAILS, OPEN, ELSEWHERE) if worst in verdicts), HOLDS)
     deciding = [part for part in parts if part.verdict == verdict]
     return Judged(
         verdict,
@@ -91,8 +92,8 @@ def judge(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
     )
 
 
-def _joined(labels: Sequence[str], texts: Sequence[str]) -> str:
-    return "; ".join(f"{label}: {text}" for label, text in zip(labels, texts, strict=True) if text)
+def _joined(labels: Sequence[str], answers: Sequence[str]) -> str:
+    return "; ".join(f"{label}: {answer}" for label, answer in zip(labels, answers, strict=True) if answer)
 
 
 def judge_part(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
@@ -101,22 +102,23 @@ def judge_part(claim: dict[str, Any], records: Sequence[Record]) -> Judged:
         return Judged(OPEN, needs=claim.get("needs", ""))
     if claim["figure"] == "arithmetic":
         return _arithmetic(claim)
-    found = figures(claim["figure"], claim, records)
-    if not found:
+    measured = figures(claim["figure"], claim, records)
+    if not measured:
         return Judged(OPEN, needs=claim["needs"])
-    verdict, reason = verdict_of(claim, found)
-    if len(found) > 1 and verdict != OPEN:
-        reason = f"{sum(holding(claim['holds'], one) is True for one in found)} of {len(found)} settings"
+    verdict, reason = verdict_of(claim, measured)
+    if len(measured) > 1 and verdict != OPEN:
+        holds = [holding(claim["holds"], figure) is True for figure in measured]
+        reason = f"{sum(holds)} of {len(holds)} settings"
     if "lacks" in claim and reason != ONE_SEED:
         verdict, reason = ELSEWHERE, claim["lacks"]
-    shown = [_shown(claim, figure) for figure in found[:MOST_SETTINGS]]
-    more = [f"and {len(found) - MOST_SETTINGS} more"] if len(found) > MOST_SETTINGS else []
-    labels = [figure.label for figure in found[:MOST_SETTINGS]]
+    shown = [_shown(claim, figure) for figure in measured[:MOST_SETTINGS]]
+    more = [f"and {len(measured) - MOST_SETTINGS} more"] if len(measured) > MOST_SETTINGS else []
+    labels = [figure.label for figure in measured[:MOST_SETTINGS]]
     return Judged(
         verdict,
         ", ".join([*shown, *more]),
         " | ".join([*labels, *more, *filter(None, [claim.get("clock"), _range(claim)])]),
-        tuple({record.folder: record for figure in found for record in figure.records}.values()),
+        tuple({record.folder: record for figure in measured for record in figure.records}.values()),
         reason,
         "" if verdict != OPEN else MORE_SEEDS if claim.get("seeds") else "longer runs, or a quieter machine",
     )
@@ -128,15 +130,15 @@ def _arithmetic(claim: dict[str, Any]) -> Judged:
     return Judged(verdict, f"{claim['formula']} = {_text(claim, value)}", f"arithmetic | {_range(claim)}")
 
 
-def verdict_of(claim: dict[str, Any], found: Sequence[Figure]) -> tuple[str, str]:
+def verdict_of(claim: dict[str, Any], measured: Sequence[Figure]) -> tuple[str, str]:
     """The verdict over all settings, and why there is none."""
-    judged = [None if figure.doubt else holding(claim["holds"], figure) for figure in found]
+    judged = [None if figure.doubt else holding(claim["holds"], figure) for figure in measured]
     yes, no, n = judged.count(True), judged.count(False), len(judged)
     if claim.get("over") == "most":
         verdict = HOLDS if 2 * yes > n else FAILS if 2 * no >= n else OPEN
     else:
         verdict = FAILS if no else HOLDS if yes == n else OPEN
-    undecided = [figure for figure, one in zip(found, judged, strict=True) if one is None]
+    undecided = [figure for figure, holds in zip(measured, judged, strict=True) if holds is None]
     doubts = [figure.doubt or f"target {figure.bound}" for figure in undecided if figure.doubt or figure.bound]
     return verdict, (doubts[0] if doubts else "the interval reaches both sides") if verdict == OPEN else ""
 
@@ -187,18 +189,20 @@ def _range(claim: dict[str, Any]) -> str:
     return f"holds{most}: {ends}" + (f" ({holds['because']})" if "because" in holds else "")
 
 
-def _row(claim: dict[str, Any], one: Judged) -> list[Cell]:
-    published = claim["about"] == "published code" and claim["figure"] == "none"
-    verdict = f"{OPEN}: published code" if published else one.verdict
-    verdict += f": {one.reason}" if one.reason and one.verdict in (OPEN, ELSEWHERE) else ""
-    conditions = one.conditions + (f" ({one.reason})" if one.reason and one.verdict in (HOLDS, FAILS) else "")
-    missing = f"Needs: {one.needs}." if one.needs else ""
+def _row(claim: dict[str, Any], outcome: Judged) -> list[Cell]:
+    verdict, conditions, reason = outcome.verdict, outcome.conditions, outcome.reason
+    if claim["about"] == "published code" and claim["figure"] == "none":
+        verdict = f"{OPEN}: published code"
+    if reason and outcome.verdict in (OPEN, ELSEWHERE):
+        verdict += f": {reason}"
+    elif reason:
+        conditions += f" ({reason})"
+    missing = f"Needs: {outcome.needs}." if outcome.needs else ""
     notes = " ".join(filter(None, (missing, claim.get("note"), claim.get("reference"))))
-    texts = (claim["id"], claim["document"], claim["about"], claim["claim"], str(claim["stated"]))
     return [
-        *(Cell(text, text) for text in texts),
-        Cell(one.measured or None, one.measured, one.records),
+        *texts(claim["id"], claim["document"], claim["about"], claim["claim"], str(claim["stated"])),
+        Cell(outcome.measured or None, outcome.measured, outcome.records),
         Cell(conditions or None, conditions),
-        Cell(verdict, verdict, one.records),
+        Cell(verdict, verdict, outcome.records),
         Cell(notes or None, notes),
     ]

@@ -2,25 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from optimeter.measure.records.fields import names
 from optimeter.measure.records.read import Record
-from optimeter.measure.records.schema import Result
-from optimeter.reports.comparison import interval
-from optimeter.reports.documents.expression import evaluate
+from optimeter.reports.documents.quantities import TARGET, Query, matches, read, worked_out
 from optimeter.reports.group import Group, Setting, seed_order, settings_of
 from optimeter.reports.look import configured, doubts, on_cpu
+from optimeter.reports.paired import interval
 
-Query = dict[str, Any]
 ONE_SEED = "one seed"
 ONE_RATE = "one learning rate"
 UNREACHED, OUTDONE = "not reached", "not reached by the other"  # the figure is the best, the worst that it could be
 BOTH = "not reached by both"
-TARGET = "quality.steps_to_target"
-UNSTEADINESS = "unsteadiness"  # not a name in a record: worked out from its lines
 
 
 @dataclass(frozen=True)
@@ -41,16 +35,16 @@ def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
     where = {"measure": "train"} | query.get("where", {})
     make = PAIRED if "to" in query else ALONE
     asked = [record for record in records if matches(record, where)]
-    found = []
+    measured = []
     for setting in settings_of(asked, measure=where["measure"]):
         sides = [candidates(setting, query.get(side, {})) for side in ("of", "to") if side in query or side == "of"]
         chosen = [best(side, query.get("field")) for side in sides if side]
         if len(chosen) == len(sides) and (figure := make[kind](query, *chosen)):
             if query.get("seeds") and "to" in query and min(map(len, map(rates, sides))) < 2:
                 figure = replace(figure, doubt=figure.doubt or ONE_RATE)  # nobody knows whether it suits both
-            found.append(_labelled(figure, setting, chosen))
+            measured.append(_labelled(figure, setting, chosen))
     # Beside settings of several seeds one of a single seed decides nothing.
-    return [figure for figure in found if figure.doubt != ONE_SEED] or found
+    return [figure for figure in measured if figure.doubt != ONE_SEED] or measured
 
 
 def rates(groups: Sequence[Group]) -> set[Any]:
@@ -82,16 +76,15 @@ def described(setting: Setting) -> str:
 
 def candidates(setting: Setting, wanted: Query) -> list[Group]:
     """The groups that are asked for, with their sound runs: one a seed, that which was evaluated most often."""
-    found = []
+    groups = []
     for group in setting.groups:
         sound = [record for record in group.ok if not doubts(record)]
         if sound and matches(sound[0], wanted):
             sound.sort(key=lambda record: len(record.result.quality.evaluations))
             by_seed = {record.result.seed: record for record in sound}
-            found.append(
-                Group(group.label, group.key, tuple(by_seed[seed] for seed in sorted(by_seed, key=seed_order)))
-            )
-    return found
+            ordered = tuple(by_seed[seed] for seed in sorted(by_seed, key=seed_order))
+            groups.append(replace(group, records=ordered))
+    return groups
 
 
 def best(groups: Sequence[Group], field: str | None = None) -> Group:
@@ -104,60 +97,12 @@ def best(groups: Sequence[Group], field: str | None = None) -> Group:
         steps = [record.result.quality.steps_to_target for record in group.records]
         reached = [step for step in steps if step is not None]
         loss = group.median(lambda run: run.quality.final_loss)
-        own: tuple[float, ...] = (float("inf") if loss is None else loss,)
+        lowest: tuple[float, ...] = (float("inf") if loss is None else loss,)
         if field == TARGET:
-            own = (-len(reached), sum(reached) / len(reached) if reached else 0.0, *own)
-        return (-len(group.records), *own)
+            lowest = (-len(reached), sum(reached) / len(reached) if reached else 0.0, *lowest)
+        return (-len(group.records), *lowest)
 
     return min(groups, key=rank)
-
-
-def matches(record: Record, wanted: Query) -> bool:
-    """Whether a run has all of these: a name is of its result, with a dot of its configuration; a list is a choice."""
-    return all(_fits(_found(record, name), value) for name, value in wanted.items())
-
-
-def _found(record: Record, name: str) -> Any:
-    return getattr(record.result, name) if name in names(Result) else configured(record.result, *name.split("."))
-
-
-def _fits(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(found, (int, float)) and wanted["at_least"] <= found
-    return found == wanted or (isinstance(wanted, list) and found in wanted)
-
-
-def read(record: Record, expression: str) -> float | None:
-    """The value of an expression over a record; `first` and `last` are its first and last sampled lines."""
-    if expression == UNSTEADINESS:
-        return unsteadiness(record)
-    if "first." not in expression and "last." not in expression:
-        return worked_out(expression, record.result)
-    sampled = [line for line in record.steps() if "update_norm" in line] or [{}]
-    lines = {"first": sampled[0], "last": sampled[-1]}
-    return evaluate(expression, lambda path: look_up(lines if path[0] in lines else record.result, path))
-
-
-def worked_out(expression: str, names: object) -> float | None:
-    """The value of an expression over nested names."""
-    return evaluate(expression, lambda path: look_up(names, path))
-
-
-def look_up(block: Any, path: Sequence[str]) -> Any:
-    """What stands at a path of keys in a record or a line of its steps, or None."""
-    for key in path:
-        block = block.get(key) if isinstance(block, dict) else getattr(block, key, None)
-    return block
-
-
-def unsteadiness(record: Record) -> float | None:
-    """Median change of the training loss between two recorded steps, over their median loss; second half of the run."""
-    every = record.result.config.get("record_every") or 1  # sampled steps lie between, of some optimizers more
-    lines = (line for line in record.steps() if line["step"] % every == 0)
-    losses = [line["loss"] for line in lines if line.get("loss") is not None]
-    half = losses[len(losses) // 2 :]
-    changes = [abs(b - a) for a, b in pairwise(half)]
-    return median(changes) / middle if changes and (middle := abs(median(half))) else None
 
 
 def _spread(values: Sequence[float], records: tuple[Record, ...], seeds: bool) -> Figure | None:

@@ -8,12 +8,12 @@ from optimeter.reports.documents.evidence import (
     BOTH,
     OUTDONE,
     UNREACHED,
-    UNSTEADINESS,
     Figure,
     best,
     candidates,
     seed_by_seed,
 )
+from optimeter.reports.documents.quantities import UNSTEADINESS
 from optimeter.reports.group import Group, Setting, settings_of
 from optimeter.reports.look import MB, MS, class_of, configured, middle, peak
 from optimeter.reports.table import DASH, Cell, Table, number, percent, scaled, texts

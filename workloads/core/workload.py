@@ -21,6 +21,10 @@ class Workload:
     `steps`, `eval_every` and `target` (a score to reach, or None) come from its YAML. `data` lists the files of
     installed packages that it reads, ``package/path/in/it``: their hashes become part of a run's identity, as the
     versions of `libraries` do, the distributions that its model is made of; `installed_by` is what brings them.
+
+    `shaped_by` names the constructor's arguments that shape the model, in the order in which reports print them beside
+    the workload's name; `size` is printed anyway. `follows` names those that follow the optimizer: runs that differ in
+    one of them are still compared, as runs of different optimizers.
     """
 
     score_name = "loss"
@@ -29,6 +33,8 @@ class Workload:
     data: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     installed_by: str | None = None  # for pip install; None where the libraries' own names are
+    shaped_by: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
 
     def __init__(self, *, steps: int, eval_every: int | None = None, target: float | None = None) -> None:
         self.steps, self.eval_every, self.target = steps, eval_every, target

@@ -12,8 +12,8 @@ from torch import Tensor
 FACTOR = re.compile(r"(?<![A-Za-z0-9])lora_(?:embedding_)?(A|B|down|up)(?![A-Za-z0-9])")
 
 
-class Factors(NamedTuple):
-    """The LoRA factors among some parameters; `unpaired` holds the names of those without a partner."""
+class LoraFactors(NamedTuple):
+    """How many A and B there are among some parameters, the pairs, and the names of those without a partner."""
 
     a: int
     b: int
@@ -23,24 +23,25 @@ class Factors(NamedTuple):
 
 def role_and_stem(name: str) -> tuple[str, str] | None:
     """("A" or "B", what both names of a pair have in common), from the last factor's name in `name`; else None."""
-    found = [*FACTOR.finditer(name)]
-    if not found:
+    matches = [*FACTOR.finditer(name)]
+    if not matches:
         return None
-    begin, end = found[-1].span(1)
-    return ("A" if found[-1][1] in ("A", "down") else "B"), f"{name[:begin]}*{name[end:]}"
+    begin, end = matches[-1].span(1)
+    role = "A" if matches[-1][1] in ("A", "down") else "B"
+    return role, f"{name[:begin]}*{name[end:]}"
 
 
-def find_factors(named: Iterable[tuple[str, Tensor]]) -> Factors:
+def pair_factors(named: Iterable[tuple[str, Tensor]]) -> LoraFactors:
     """Pair A (r, in, …) and B (out, r, …) of equal stem whose ranks agree."""
-    found: dict[str, dict[str, tuple[str, Tensor]]] = {"A": {}, "B": {}}
+    by_role: dict[str, dict[str, tuple[str, Tensor]]] = {"A": {}, "B": {}}
     for name, p in named:
         if place := role_and_stem(name):
             role, stem = place
-            found[role][stem] = (name, p)
-    a, b = found["A"], found["B"]
+            by_role[role][stem] = (name, p)
+    a, b = by_role["A"], by_role["B"]
     paired = [stem for stem in b if stem in a and _fit(a[stem][1], b[stem][1])]
     unpaired = [name for role in (a, b) for stem, (name, _) in role.items() if stem not in paired]
-    return Factors(len(a), len(b), {b[stem][1]: a[stem][1] for stem in paired}, unpaired)
+    return LoraFactors(len(a), len(b), {b[stem][1]: a[stem][1] for stem in paired}, unpaired)
 
 
 def _fit(a: Tensor, b: Tensor) -> bool:
