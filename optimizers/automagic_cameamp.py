@@ -18,7 +18,7 @@ from torch import Tensor
 from optimeter.optimizers.automagic import lr_mask
 from optimeter.optimizers.automagic.cameamp import Magnitudes, cameamp, magnitudes
 from optimeter.optimizers.automagic.context import Context
-from optimeter.optimizers.core.checks import Check, Checks, above, at_least, is_fraction, whole
+from optimeter.optimizers.core.arguments import Check, Checks, above, at_least, is_fraction, whole
 from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Basic, Moment, Shell, Unpack, constructor, working
 from optimeter.optimizers.core.storage import COARSE
 
@@ -182,8 +182,10 @@ class Automagic_CameAMP(Shell):  # noqa: N801 (the document's name)
         return moments
 
     def start(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """The parameter's state before a step: with its mask and the scaling of its rows, which begin at the first one,
-        and without what the warm-up alone needs, once it is over."""
+        """The parameter's state before a step, from the first one on with its mask and the scaling of its rows.
+
+        What the warm-up alone needs goes when that is over.
+        """
         state = self.state[p]
         if not state:
             super().start(p, group)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimeter.optimizers.core.checks import above, is_fraction
+from optimeter.optimizers.core.arguments import above, is_fraction
 from optimeter.optimizers.core.factored import Factors, average, factors, factors_of, over_root, rms
 from optimeter.optimizers.core.shell import SIGNED, Common, Moment, Shell, Unpack, constructor
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.checks import FRACTION, above, at_least, between
+from optimeter.optimizers.core.arguments import FRACTION, above, at_least, between
 from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor, working
 from optimeter.optimizers.custom.lora import pair_factors
 from optimeter.optimizers.custom.techniques import (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.checks import above, whole
+from optimeter.optimizers.core.arguments import above, whole
 from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor
 
 TINY = 1e-30  # keeps the root of nothing, and a division by its norm, finite

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.checks import at_least
+from optimeter.optimizers.core.arguments import at_least
 from optimeter.optimizers.core.shell import SIGNED, UNSIGNED, Common, Moment, Shell, Unpack, constructor, working
 from optimeter.optimizers.core.storage import storage_of
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimeter.optimizers.core.checks import whole
+from optimeter.optimizers.core.arguments import whole
 from optimeter.optimizers.core.shell import NO_8BIT, SIGNED, UNSIGNED, Basic, Shell, Unpack, constructor, working
 from optimeter.optimizers.core.storage import rounded
 

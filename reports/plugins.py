@@ -1,4 +1,4 @@
-"""Tables that YAML files name: ours in conf/table, a user's in the folders that `--config-dir` gives.
+"""Tables that YAML files name: ours in table/ beside this file, a user's in the folders that `--config-dir` gives.
 
     # my_conf/table/energy.yaml
     _target_: my_tables.energy  # a function: the records → a Table, or None where they have nothing for it
@@ -19,7 +19,7 @@ from optimeter.measure.records.read import Record
 from optimeter.measure.records.write import in_short
 from optimeter.reports.table import Table
 
-GENERAL = Path(__file__).parent.parent / "conf"
+GENERAL = Path(__file__).parent
 GENERAL_SECTION = "Tables of measures"
 OURS = "optimeter."  # the only targets that are imported where the user gave no folder
 GROUP = "table"

@@ -1,11 +1,14 @@
 """The ways to measure as parts: what each takes, when it fits, the line that ends its run, the loop that they share."""
 
+import inspect
+import textwrap
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 
-from optimeter.measure.methods import Loop, Measure, Overhead, Plan, Recipe, Settings, Step, Train
+from optimeter.measure.methods import Loop, Measure, Overhead, Plan, Recipe, Settings, Step, Train, Trial
 from optimeter.measure.records import schema
 from optimeter.measure.records.schema import Findings, Memory, Quality, Spread, Times
 from optimeter.measure.records.units import BYTES, SECONDS, scaled
@@ -172,6 +175,37 @@ def test_model_and_optimizer_are_built_in_a_loop_alone(
     assert findings.status == "ok"
     assert built == ["loop"] * loops
     assert measure.line(findings)
+
+
+class LossRange(Measure):
+    """As in the docstring of base.py."""
+
+    def __init__(self, batches: int = 16) -> None:
+        if batches < 2:
+            raise ValueError(f"measure.batches must be a whole number of at least 2, not {batches}")
+        self.batches = batches
+
+    def run(self, trial: Trial) -> Findings:
+        loop = Loop(trial.workload, trial.optimizer, trial.settings, trial.device)
+        batches = islice(trial.workload.batches("train", trial.settings.seed), self.batches)
+        losses = [float(loop.gradients([loop.placed(batch)])) for batch in batches]
+        return Findings(status="ok", steps=0, extra={"lowest": min(losses), "highest": max(losses)})
+
+    def line(self, findings: Findings) -> str:
+        return f"losses from {findings.extra['lowest']:.4g} to {findings.extra['highest']:.4g}"
+
+
+def test_a_strangers_measure_is_as_short_as_the_docstring_says() -> None:
+    from optimeter.measure.methods import base
+
+    shown = textwrap.dedent(str(base.__doc__).partition("class LossRange")[2].partition("`python bench.py")[0])
+    assert "".join(shown.split()) in "".join(inspect.getsource(LossRange).split()).replace(
+        '"""Asinthedocstringofbase.py."""', ""
+    )
+    made = trial(MLP(steps=1), adamw)
+    measure = LossRange(batches=3)
+    assert measure.fits(made) is None
+    assert measure.line(measure.run(made)).startswith("losses from 2.")
 
 
 def test_two_loops_of_one_seed_are_alike_and_a_copy_is_too() -> None:

@@ -13,7 +13,7 @@
         def run(self, trial: Trial) -> Findings:
             loop = Loop(trial.workload, trial.optimizer, trial.settings, trial.device)
             batches = islice(trial.workload.batches("train", trial.settings.seed), self.batches)
-            losses = [float(loop.gradients([batch])) for batch in batches]
+            losses = [float(loop.gradients([loop.placed(batch)])) for batch in batches]
             return Findings(status="ok", steps=0, extra={"lowest": min(losses), "highest": max(losses)})
 
         def line(self, findings: Findings) -> str:

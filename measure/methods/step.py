@@ -74,7 +74,7 @@ class Step(Measure):
         unmoved = candidate.unmoved()
         checks = Checks(parameters_moved=not unmoved, unmoved=unmoved, finite=candidate.loop.is_finite())
         checks.baseline_sound = baseline.loop.is_finite() and not baseline.unmoved()
-        found = Findings(
+        findings = Findings(
             status="ok",
             steps=candidate.steps,
             parameters=parameter_counts(candidate.loop.model),
@@ -84,10 +84,10 @@ class Step(Measure):
             checks=checks,
             missing=dict.fromkeys(("quality", "time.step", "memory.allocator_state_bytes"), NOT_MEASURED),
         )
-        found.memory.predicted_state_bytes, reason = candidate.loop.predicted_state_bytes()
+        findings.memory.predicted_state_bytes, reason = candidate.loop.predicted_state_bytes()
         if reason:
-            found.missing["memory.predicted_state_bytes"] = reason
-        return found
+            findings.missing["memory.predicted_state_bytes"] = reason
+        return findings
 
     def line(self, findings: Findings) -> str:
         """As in "adamw8bit against bnb_adamw8bit on 8*1024x1024: FAST 0.46 [0.38, 0.47]"."""

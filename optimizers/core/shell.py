@@ -9,15 +9,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from itertools import chain
-from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
+from typing import Any, NoReturn, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimeter.optimizers.core.checks import FRACTION, Checks, at_least, is_fraction, is_rate, one_of, whole
+from optimeter.optimizers.core.arguments import CHECKS, NO_8BIT, Basic, Checks, Common
 from optimeter.optimizers.core.quantize import CODED, borders, code_map, in_caches
-from optimeter.optimizers.core.storage import SIGNED, STORAGES, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
+from optimeter.optimizers.core.storage import SIGNED, UNSIGNED, WHOLE, Moment, cut, storage_of, write_back
 
 __all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell", "Unpack", "constructor", "working"]
 
@@ -25,42 +25,6 @@ __all__ = ["NO_8BIT", "SIGNED", "UNSIGNED", "Basic", "Common", "Moment", "Shell"
 # moments are decoded first there are many of these: on a CPU they all should stay in its caches.
 PART, CACHED_PART = 1 << 22, 1 << 17
 
-
-class Basic(TypedDict, total=False):
-    """The keyword arguments that every optimizer here takes.
-
-    maximize: ascend. storage: how moments rest between steps ("fp32", "bf16" or "8bit").
-    seed: of everything that is drawn (stochastic rounding first of all).
-    """
-
-    maximize: bool
-    storage: str
-    seed: int
-
-
-class Common(Basic, total=False):
-    """And those of the optimizers that have 8-bit storage.
-
-    block_size and min_8bit_size: elements a block, and elements below which a tensor's moments stay in full precision.
-    """
-
-    block_size: int
-    min_8bit_size: int
-
-
-# What every algorithm asks of the arguments that they share.
-CHECKS: Checks = {
-    "lr": (is_rate, "a number of at least 0"),
-    "betas": (lambda betas: all(map(is_fraction, betas)), "each in [0, 1)"),
-    "beta1": (lambda beta: beta is None or is_fraction(beta), f"None or {FRACTION[1]}"),
-    "eps": (lambda eps: min(eps) >= 0 if isinstance(eps, tuple) else eps >= 0, "at least 0"),
-    "weight_decay": at_least(0),
-    "storage": one_of(*STORAGES),
-    "block_size": whole(1),
-    "min_8bit_size": whole(0),
-}
-# The `checks` of an algorithm that does not work on whole blocks of 8-bit storage.
-NO_8BIT: Checks = {"storage": one_of("fp32", "bf16")}
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
