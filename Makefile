@@ -5,6 +5,7 @@ PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FOR_BENCH := $(VENV)/.installed-for-bench
 FOR_TEST := $(VENV)/.installed-for-test
+IN_TWO := --numprocesses 2 --dist worksteal
 TOUR := runs/tour
 DOCUMENTS := runs/documents
 # With the tables of the five documents, whose study is a folder as anybody's may be.
@@ -13,7 +14,7 @@ REPORT := $(PYTHON) -m reports --config-dir reports/documents
 PARTS := toy_trace layer_memory relative_memory sparse t5_memory lora lora_memory \
 	documents_gain documents_blocks documents_window documents_context documents_speed documents_tuned
 
-.PHONY: help bench documents test check report clean
+.PHONY: help bench documents test thorough check report clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,8 +34,11 @@ documents: $(FOR_BENCH) ## everything the documents claim (at most 45 minutes on
 	done # 2: some runs failed, and the report says which
 	$(REPORT) $(DOCUMENTS)
 
-test: $(FOR_TEST) check ## install, lint, types, tests
-	$(PYTHON) -m pytest
+test: $(FOR_TEST) check ## install, lint, types, tests (at most seven minutes on two cores)
+	$(PYTHON) -m pytest $(IN_TWO) --durations=10
+
+thorough: $(FOR_TEST) check ## the same tests with the whole of every table
+	$(PYTHON) -m pytest $(IN_TWO) --durations=10 -m ''
 
 check: $(FOR_TEST) ## lint and types alone
 	$(PYTHON) -m ruff format --check .

@@ -1,11 +1,12 @@
 """The optimizers that ship, as a table for the tests: each with arguments, and what holds for it."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -276,3 +277,18 @@ def train(
 
 def same_bits(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def rows(cases: Sequence[Case], values: Sequence[Any], *others: Sequence[Any]) -> list[Any]:
+    """Every case with every one of `values` and of the `others`, for pytest.
+
+    `make test` takes each case with each of the others once, the values taking turns; the rest is for `make thorough`.
+    """
+    table = []
+    for turn, case in enumerate(cases):
+        for places in product(*(range(len(axis)) for axis in (values, *others))):
+            chosen = [axis[place] for axis, place in zip((values, *others), places, strict=True)]
+            its_turn = places[0] == (turn + sum(places[1:])) % len(values)
+            marks = () if its_turn else pytest.mark.thorough
+            table.append(pytest.param(case, *chosen, marks=marks, id="-".join(map(str, [case, *chosen]))))
+    return table

@@ -1,9 +1,6 @@
 """What the tests share: running bench.py as a user does, and folders of a user's own."""
 
-import json
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +15,15 @@ from hydra import initialize_config_dir
 from optimeter.conf import CONF
 from optimeter.conf.compose import complete
 from optimeter.conf.composer import plain
+from optimeter.measure.jobs.isolate import warm_up
+from tests.running import PROJECT, Ran, in_a_process, in_this_process
 from tests.twice import loaded_twice
 
-PROJECT = Path(__file__).resolve().parent.parent
 STUDY = PROJECT / "reports" / "documents"  # of the five documents: a folder of tables and sweeps, as a user's may be
-torch.set_num_threads(2)
+# Beside another worker of pytest-xdist one core is left for each.
+THREADS = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of runs
 # What workloads train once and keep is kept between test sessions too, and not in the user's home.
 os.environ.setdefault("OPTIMETER_CACHE", str(PROJECT / ".pytest_cache" / "optimeter"))
 
@@ -63,32 +64,21 @@ def one_name_for_each_file() -> Iterator[None]:
     assert loaded_twice() == []
 
 
-class Ran(subprocess.CompletedProcess):
-    """A finished bench.py, with the records that lie in its folder."""
-
-    folder: Path
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """All results under runs/, by folder name."""
-        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("runs/*/*/result.json"))]
-
-    @property
-    def statuses(self) -> list[str]:
-        """The first word of each line of the summary."""
-        return [line.split()[0] for line in self.stdout.splitlines()]
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Start what all runs come from, which takes two seconds; nothing waits for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHDYNAMO_DISABLE", "1")
+        warm_up()
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Callable[..., Ran]:
-    """Run bench.py in an empty folder; `environment` adds variables."""
+    """Run bench.py in an empty folder; with `environment`, which adds variables, in a process of its own."""
 
     def run(*arguments: str, folder: Path = tmp_path, environment: dict[str, str] | None = None) -> Ran:
-        command = [sys.executable, str(PROJECT / "bench.py"), *arguments]
-        variables = {**os.environ, "TORCHDYNAMO_DISABLE": "1", **(environment or {})}
-        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
-        ran = Ran(done.args, done.returncode, done.stdout, done.stderr)
-        ran.folder = folder
-        return ran
+        if environment is None:
+            return in_this_process(arguments, folder)
+        return in_a_process(arguments, folder, environment)
 
     return run

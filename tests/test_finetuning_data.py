@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from optimeter.workloads import T5, SDLora, diffusion, photographs
+from optimeter.workloads import T5, SDLora
+from optimeter.workloads.core import diffusion, photographs
 
 # ---------------------------------------------------------------------------------------------------------- T5's text
 

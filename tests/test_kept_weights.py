@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimeter.workloads import T5, cache
+from optimeter.workloads import T5
+from optimeter.workloads.core import cache
 from optimeter.workloads.core.pretrained import Checkpoint
 from tests.conftest import PROJECT, Ran
 from tests.making import made
@@ -55,7 +56,7 @@ def test_what_is_damaged_is_made_again_and_said(
 def test_two_that_want_it_at_once_make_it_once(kept: Callable[[float], cache.Kept], tmp_path: Path) -> None:
     code = (
         "from tests.making import made\n"
-        "from workloads import cache\n"
+        "from optimeter.workloads.core import cache\n"
         "print(cache.kept(made, data=[], libraries=[], factor=5.0).sha256)"
     )
     started = [

@@ -12,12 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimeter import optimizers
 from optimeter.optimizers.core.shell import Shell
-from tests.cases import CASES, DENSE, Case, fill_gradients, parameters_for, same_bits, train
+from tests.cases import CASES, DENSE, Case, fill_gradients, parameters_for, rows, same_bits, train
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+SHAPES = ((), (1,), (0,), (0, 4), (1, 1), (3, 0), (7, 13), (255,), (4097,), (2, 3, 5))
 all_cases = pytest.mark.parametrize("case", CASES, ids=str)
 
 dense_cases = pytest.mark.parametrize("case", DENSE, ids=str)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+all_cases_and_dtypes = pytest.mark.parametrize(("case", "dtype"), rows(CASES, DTYPES))
+dense_cases_and_dtypes = pytest.mark.parametrize(("case", "dtype"), rows(DENSE, DTYPES))
 devices = pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 
 
@@ -26,8 +29,7 @@ def test_every_optimizer_has_a_row() -> None:
     assert {case.name for case in CASES} == {cls.__name__ for cls in classes if issubclass(cls, Shell)}
 
 
-@all_cases
-@dtypes
+@all_cases_and_dtypes
 @devices
 def test_resuming_through_a_file_equals_never_stopping(case: Case, dtype: torch.dtype, device: str) -> None:
     whole, _ = train(case, 6, dtype=dtype, device=device)
@@ -41,15 +43,13 @@ def test_resuming_through_a_file_equals_never_stopping(case: Case, dtype: torch.
     assert same_bits(parameters, whole)
 
 
-@all_cases
-@dtypes
+@all_cases_and_dtypes
 @devices
 def test_the_same_twice_is_the_same(case: Case, dtype: torch.dtype, device: str) -> None:
     assert same_bits(*(train(case, dtype=dtype, device=device)[0] for _ in range(2)))
 
 
-@all_cases
-@dtypes
+@all_cases_and_dtypes
 def test_two_groups_are_two_optimizers(case: Case, dtype: torch.dtype) -> None:
     together = parameters_for(case, dtype)
     apart = parameters_for(case, dtype)
@@ -75,8 +75,7 @@ def test_a_missing_gradient_is_no_step(case: Case) -> None:
     assert str(optimizer.state_dict()["state"]) == str(state)
 
 
-@all_cases
-@dtypes
+@all_cases_and_dtypes
 def test_lr_0_moves_nothing(case: Case, dtype: torch.dtype) -> None:
     parameters = parameters_for(case, dtype)
     before = [p.clone() for p in parameters]
@@ -109,8 +108,7 @@ class CountHostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@dense_cases
-@dtypes
+@dense_cases_and_dtypes
 def test_a_step_reads_nothing_back(case: Case, dtype: torch.dtype) -> None:
     parameters, optimizer = train(case, 1, dtype=dtype)
     fill_gradients(parameters, case, 1)
@@ -119,8 +117,7 @@ def test_a_step_reads_nothing_back(case: Case, dtype: torch.dtype) -> None:
     assert reads.count == 0
 
 
-@all_cases
-@dtypes
+@all_cases_and_dtypes
 def test_leaves_gradients_the_global_generator_and_the_graph_alone(case: Case, dtype: torch.dtype) -> None:
     parameters, optimizer = train(case, 1, dtype=dtype)
     fill_gradients(parameters, case, 1)
@@ -150,11 +147,7 @@ def test_nan_propagates_to_its_tensor_alone(case: Case) -> None:
         assert all(p.isfinite().all() for p in parameters[1:])
 
 
-@dense_cases
-@dtypes
-@pytest.mark.parametrize(
-    "shape", [(), (1,), (0,), (0, 4), (1, 1), (3, 0), (7, 13), (255,), (4097,), (2, 3, 5)], ids=str
-)
+@pytest.mark.parametrize(("case", "dtype", "shape"), rows(DENSE, DTYPES, SHAPES))
 def test_odd_and_empty_shapes(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if case.arguments.get("max_preconditioner_dim", 1) is None and shape == (4097,):
         pytest.skip("its roots of 4097×4097 statistics take a minute")
@@ -381,8 +374,9 @@ def test_torch_muon_routes_matrices_and_resumes() -> None:
     assert same_bits(model.parameters(), whole.parameters())
 
 
-@pytest.mark.parametrize("case", [case for case in DENSE if getattr(optimizers, case.name).elementwise], ids=str)
-@dtypes
+@pytest.mark.parametrize(
+    ("case", "dtype"), rows([case for case in DENSE if getattr(optimizers, case.name).elementwise], DTYPES)
+)
 def test_working_in_parts_changes_nothing(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = train(case, 4, dtype=dtype)
     monkeypatch.setattr("optimeter.optimizers.core.shell.PART", 256)
