@@ -122,7 +122,7 @@ def test_the_documents_toy_trace(bench: Bench, tmp_path: Path) -> None:
         assert ran.returncode == 0
     traces = {}
     for record in read_records(tmp_path / "runs"):
-        traces[record.result["optimizer"]] = {line["step"]: line["extra"] for line in record.steps()}
+        traces[record.result.optimizer] = {line["step"]: line["extra"] for line in record.steps()}
     for epoch, x, f in (
         (0, "2.9000", "145.90"),
         (10, "1.9553", "39.04"),
