@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from optimeter.measure.records.folder import Place
-from optimeter.measure.records.read import read_records
+from optimeter.measure.records.read import checked, read_records
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
 from optimeter.reports.comparison import comparison, summary
@@ -80,7 +80,7 @@ def write(folder: Path, *results: dict[str, Any]) -> Path:
         place = Place(folder, f"run-{index:04d}")
         place.begin("seed: 0\n")
         (place.part / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.pop("lines", [])))
-        place.commit(result)
+        place.commit(checked(json.loads(json.dumps(result))))
     return folder
 
 
