@@ -215,7 +215,7 @@ def _dict_reader(kind: object) -> Reader:
             return {}
         if type(value) is not dict:
             raise Malformed(f"is {described(value)}, not an object")
-        if kind in (str, bool) and {kind}.issuperset(map(type, value.values())):
+        if (kind is str or kind is bool) and {kind}.issuperset(map(type, value.values())):
             return value
         values = {}
         name = ""
