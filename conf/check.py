@@ -7,7 +7,7 @@ from typing import Any
 
 from optimeter.measure.jobs.outcomes import Refused, nearest
 from optimeter.measure.jobs.parts import ABOUT, PARTS, others, parts_of
-from optimeter.measure.records.record import REPORT
+from optimeter.measure.records.naming import REPORT
 
 
 def whole(least: int) -> tuple[Callable[[Any], bool], str]:

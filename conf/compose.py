@@ -13,10 +13,10 @@ from optimeter.conf.check import check
 from optimeter.conf.explain import explain
 from optimeter.conf.shapes import parse_shapes
 from optimeter.measure.jobs.outcomes import Refused
-from optimeter.measure.jobs.parts import PARTS, RETIRED, Config, others
+from optimeter.measure.jobs.parts import PARTS, Config, others
 from optimeter.measure.jobs.progress import counted
-from optimeter.measure.records.convert import config_to_current
 from optimeter.measure.records.naming import VOLATILE
+from optimeter.measure.records.read import Unreadable, read_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -193,20 +193,16 @@ def check_alone(overrides: Iterable[str], free: Sequence[str]) -> None:
 
 
 def recorded(folder: Path) -> Config:
-    """The configuration in a record's folder (or the path of its config.yaml), as this version would write it."""
-    import yaml
-
-    path = folder if folder.suffix == ".yaml" else folder / "config.yaml"
-    if not path.exists():
-        raise Refused(f"replay={folder}: there is no {path}")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not {*PARTS, "choices"} <= set(config):
-        raise Refused(f"replay={folder}: {path} is not the configuration of a run")
-    current: Config = config_to_current(config)
-    for spec in (current["optimizer"], *others(current["measure"]).values()):
-        for name in set(spec.get("about") or {}) & set(RETIRED):
-            del spec["about"][name]
-    return current
+    """The configuration in a record's folder (or at the path of a YAML file), as this version would write it."""
+    try:
+        config: Config = read_config(folder)
+    except FileNotFoundError as error:
+        raise Refused(f"replay={folder}: there is no {error.filename}") from error
+    except Unreadable as problem:
+        raise Refused(f"replay={problem}") from problem
+    if not {*PARTS, "choices"} <= set(config):
+        raise Refused(f"replay={folder}: this is not the configuration of a run")
+    return config
 
 
 def complete(config: Config, experiment: str | None) -> None:

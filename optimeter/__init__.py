@@ -29,7 +29,7 @@ NEED_TORCH = {
     "workloads": ("optimeter.workloads", ""),
 }
 WITHOUT_TORCH = {
-    "Record": ("optimeter.measure.records.record", "Record"),
+    "Record": ("optimeter.measure.records.read", "Record"),
     "Table": ("optimeter.reports.table", "Table"),
 }
 PUBLIC = NEED_TORCH | WITHOUT_TORCH

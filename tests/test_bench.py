@@ -122,7 +122,7 @@ def test_the_documents_toy_trace(bench: Bench, tmp_path: Path) -> None:
         assert ran.returncode == 0
     traces = {}
     for record in read_records(tmp_path / "runs"):
-        traces[record.result["optimizer"]] = {line["step"]: line["extra"] for line in record.steps()}
+        traces[record.result.optimizer] = {line["step"]: line["extra"] for line in record.steps()}
     for epoch, x, f in (
         (0, "2.9000", "145.90"),
         (10, "1.9553", "39.04"),
@@ -269,6 +269,27 @@ def test_a_record_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
     refused = bench(f"replay={bad}", "name=bad")
     assert refused.returncode == 1
     assert "a replayed configuration may only name" in refused.stderr
+
+
+def test_a_configuration_of_schema_1_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
+    old = {
+        "name": "old", "seed": 3, "device": "cpu", "dtype": "float32", "steps": 4, "schedule": "constant",
+        "warmup_steps": 0, "clip_norm": None, "accumulate": 1, "eval_every": 2, "record_every": 1,
+        "limit_seconds": None, "baseline": "torch_sgd",
+        "optimizer": {"_target_": "optimizers.Adam", "_partial_": True, "_convert_": "all", "lr": 0.1,
+                      "about": {"reference": "arXiv:1412.6980", "coupled": False}},
+        "workload": {"_target_": "workloads.Toy", "_convert_": "all", "steps": 4, "eval_every": 2, "target": 2.1},
+        "measure": {"kind": "step", "shapes": None, "seconds": 0.1, "precision": 0.01, "delta": 0.05,
+                    "block_seconds": 0.001, "baseline": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}},
+        "choices": {"optimizer": "adam", "workload": "toy"},
+    }  # fmt: skip
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text(json.dumps(old))
+    ran = bench("replay=old", "name=again")
+    assert ran.statuses == ["ok"], ran.stderr
+    assert "adam against torch_sgd on 1" in ran.stdout
+    (result,) = ran.records
+    assert (result["measure"], result["optimizer_target"]) == ("step", "optimeter.optimizers.Adam")
 
 
 REFUSED = [

@@ -1,5 +1,6 @@
 """Jobs that are composed fast are those that Hydra composes, and a thousand take seconds."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import open_dict
 
 from optimeter.conf import CONF
 from optimeter.conf.composer import Composer, plain
+from optimeter.measure.jobs.progress import counted
 from tests.conftest import names
 
 
@@ -71,6 +73,23 @@ def test_what_asks_hydra_about_its_job_is_left_to_hydra(tmp_path: Path, monkeypa
         composer = Composer(GlobalHydra.instance().config_loader(), master)  # type: ignore[arg-type]
         made = composer.compose(["workload=asks", "optimizer=adam"])
     assert made.config["workload"] == {"_target_": "x.Y", "where": "adam"}
+
+
+def test_a_thousand_jobs_take_seconds(composer: Composer) -> None:
+    composer.compose(["optimizer=adam", "seed=1000"])
+    begin = time.process_time()
+    for seed in range(1000):
+        assert composer.compose(["optimizer=adam", f"seed={seed}"]).config["seed"] == seed
+    assert time.process_time() - begin < 10, "0.07 s each, as Hydra takes, would be a minute"
+
+
+def test_composing_that_takes_long_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(time, "monotonic", iter(range(100)).__next__)  # a second a job
+    assert list(counted("abcdefghij", "jobs are composed")) == list("abcdefghij")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["bench.py: 1 of 10 jobs are composed", "bench.py: 6 of 10 jobs are composed"]
 
 
 WRONG = [["optimizer=adamm"], ["optimizer.lrr=1"], ["+seed=1"], ["~nothing"], ["optimizer/lr=1"], ["seed=1,2"]]

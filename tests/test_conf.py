@@ -261,7 +261,7 @@ def test_how_a_run_that_raises_ends(
         raise error
 
     monkeypatch.setattr("optimeter.measure.jobs.child._measure", fails)
-    assert make({}, tmp_path, lambda news: None)["status"] == status
+    assert make({}, tmp_path, lambda news: None).status == status
 
 
 def test_an_import_that_fails_inside_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from optimeter.measure.records.folder import Place
-from optimeter.measure.records.read import read_records
+from optimeter.measure.records.read import checked, read_records
+from optimeter.measure.records.schema import SCHEMA, Result
+from optimeter.measure.records.write import finite
 from optimeter.reports.__main__ import main
 from optimeter.reports.compare import compare
 from optimeter.reports.comparison import comparison, summary
@@ -80,8 +82,15 @@ def write(folder: Path, *results: dict[str, Any]) -> Path:
         place = Place(folder, f"run-{index:04d}")
         place.begin("seed: 0\n")
         (place.part / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in result.pop("lines", [])))
-        place.commit(result)
+        place.commit(as_read(result))
     return folder
+
+
+def as_read(plain: dict[str, Any]) -> Result:
+    """The result that a reader of this JSON has."""
+    missing = dict(plain.get("missing") or {})
+    clean = finite({name: part for name, part in plain.items() if part is not None}, missing)
+    return checked(json.loads(json.dumps({"schema": SCHEMA} | clean | {"missing": missing})))
 
 
 def table_of(folder: Path) -> list[dict[str, str]]:

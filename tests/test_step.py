@@ -290,7 +290,7 @@ def test_a_run_has_its_record_and_the_baseline_makes_another(bench: Callable[...
     assert (result["measure"], result["workload"], result["size"]) == ("step", "shapes", None)
     assert result["step"]["baseline"]["optimizer"] == "torch_adamw"
     assert result["step"]["shapes"] == "2*8x16+5"
-    assert result["config"]["measure"]["baseline"]["_target_"] == "torch.optim.AdamW"
+    assert result["config"]["measure"]["optimizers"]["baseline"]["_target_"] == "torch.optim.AdamW"
     assert result["time"]["wall"] > 0
     assert bench(*run).statuses == ["kept"]
     assert bench(*run, "baseline=adam").statuses == ["ok"]

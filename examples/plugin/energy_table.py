@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from optimeter.measure.records.record import Record
+from optimeter.measure.records.read import Record
 from optimeter.reports import Cell, Table, number
 
 COLUMNS = ("workload", "optimizer", "device", "mJ a step", "W", "ms a step", "steps", "by")

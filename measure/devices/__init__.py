@@ -4,6 +4,7 @@ Nothing here loads torch before a device is asked for.
 """
 
 from optimeter.measure.devices.base import (
+    HOST,
     Allocator,
     Device,
     ReadBack,
@@ -12,11 +13,13 @@ from optimeter.measure.devices.base import (
     Watch,
     device_for,
     names,
+    on_host,
     register,
     resolve,
 )
 
 __all__ = [
+    "HOST",
     "Allocator",
     "Device",
     "ReadBack",
@@ -25,6 +28,7 @@ __all__ = [
     "Watch",
     "device_for",
     "names",
+    "on_host",
     "register",
     "resolve",
 ]

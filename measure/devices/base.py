@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-HOST = "cpu"  # what `auto` falls back on
+HOST = "cpu"  # where values can be read without waiting, and what `auto` falls back on
 PHASES = ("forward", "backward", "step", "estimator", "evaluation")
 SETTLE_EVERY = 32  # steps that a CPU turns into lines at once: one at a time, in cold caches, costs three times as much
 
@@ -65,6 +65,11 @@ class Allocator:
         return None
 
 
+def on_host(tensor: "Tensor") -> bool:
+    """Whether a tensor's values can be read without waiting for a device."""
+    return tensor.device.type == HOST
+
+
 class Readable(Protocol):
     """Something whose values may still lie on a device."""
 
@@ -85,7 +90,7 @@ class ReadBack:
     @staticmethod
     def settles_at_once(tensor: "Tensor") -> bool:
         """Whether reading the value waits for no device."""
-        return tensor.device.type == HOST
+        return on_host(tensor)
 
     def add(self, readable: Readable) -> None:
         """Take one that is complete."""

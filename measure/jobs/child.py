@@ -133,8 +133,6 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
         gpu=from_plain(Gpu, seen or {}),
         weights=dict(trial.workload.provenance() or {}),
         compiled=compiled(),
-        shaped_by=list(trial.workload.shaped_by),
-        follows=list(trial.workload.follows),
     )
 
 

@@ -8,7 +8,8 @@ from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.jobs.parts import Config, key, others, parts_of
 from optimeter.measure.jobs.questions import Answers
-from optimeter.measure.records.record import VOLATILE, Place, run_id, slug
+from optimeter.measure.records.folder import Place
+from optimeter.measure.records.naming import VOLATILE, run_id, slug
 
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
 # What is said about an optimizer that decides how it is run, or whether it can be.

@@ -14,8 +14,6 @@ ABOUT: Config = {
     "package": None,  # the distribution to install
     "roles": {},  # state key → role in the memory ledger
 }
-# Keys of `about` that older records have; nothing read them.
-RETIRED = ("coupled", "nan", "peer", "reference", "train_mode")
 
 
 def parts_of(config: Config) -> list[tuple[str, Config]]:

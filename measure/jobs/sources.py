@@ -15,7 +15,7 @@ from typing import Any
 
 from optimeter.measure.jobs.build import resolve
 from optimeter.measure.jobs.environment import installed
-from optimeter.workloads.core.workload import content_hash, packaged
+from optimeter.workloads.core.workload import Workload, content_hash, packaged
 
 OURS = ("optimeter",)
 distributions = cache(packages_distributions)
@@ -39,7 +39,7 @@ def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict
     data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
     libraries = {name: installed(name) for name in getattr(cls, "libraries", ())}
     found: dict[str, Any] = {"sources": sources(cls.__module__), "package": package_version(top), "data": data}
-    if part == "workload":
+    if issubclass(cls, Workload):
         found |= {"shaped_by": list(cls.shaped_by), "follows": list(cls.follows)}
     return found | ({"libraries": libraries} if libraries else {})
 

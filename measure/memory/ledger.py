@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from optimeter.measure.devices import HOST
 from optimeter.measure.records.schema import Parameters
 
 FIRST_MOMENT, SECOND_MOMENT = "first_moment", "second_moment"
@@ -72,7 +73,7 @@ def ledger(optimizer: Optimizer, model: nn.Module | None = None, roles: Mapping[
                 counted.add(storage)
                 by_role[role_of(path, roles or {})] += size
                 by_dtype[dtype] += size
-                by_device[held.device.type if isinstance(held, Tensor) else "cpu"] += size
+                by_device[held.device.type if isinstance(held, Tensor) else HOST] += size
     elements = sum(p.numel() for p in parameters)
     small = sum(p.numel() for p in parameters if rests_in_8_bits(p, optimizer.state.get(p)))
     return Ledger(sum(by_role.values()), dict(by_role), dict(by_dtype), small / max(elements, 1), dict(by_device))

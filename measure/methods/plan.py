@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from optimeter.measure.devices import HOST
 from optimeter.measure.memory.ledger import parameter_counts, tensor_bytes
 from optimeter.measure.memory.prediction import predict
 from optimeter.measure.methods.base import Measure, Trial
@@ -97,7 +98,7 @@ def plan(
     if not trainable:
         raise ValueError("plan: the model has no trainable parameter")
     if device is None:
-        device = "cpu" if trainable[0][1].is_meta else trainable[0][1].device
+        device = HOST if trainable[0][1].is_meta else trainable[0][1].device
     device = torch.device(device)
     build_named = build if named else lambda pairs: build([p for _, p in pairs])
     prediction = predict(build_named, trainable, sparse, closure, device)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from optimeter.measure.devices import on_host
+
 CHUNK = 1 << 22  # elements looked at at once when counting non-finite values
 GLIMPSE = 1 << 14  # elements of a tensor whose change is measured; larger tensors are sampled evenly
 
@@ -87,7 +89,7 @@ def stride_of(t: Tensor) -> int:
 def gradient_statistics(gradients: Sequence[Tensor]) -> dict[str, Tensor]:
     """Norm and sum of all elements, and how many are not finite (left out where the norm already says: none)."""
     found = {"gradient_norm": norm(gradients), "gradient_sum": total(gradients)}
-    if gradients[0].is_cuda or not found["gradient_norm"].isfinite():  # looking costs nothing on a CPU
+    if not on_host(gradients[0]) or not found["gradient_norm"].isfinite():  # looking costs nothing on a CPU
         found["gradient_nonfinite"] = nonfinite(gradients)
     return found
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from optimeter.measure.records.fields import JSON, REQUIRED, Block, key
+from optimeter.measure.records.fields import JSON, REQUIRED, key
 
 
 @dataclass(kw_only=True, slots=True)
-class Git(Block):
+class Git:
     """The state of the project's source."""
 
     commit: str | None = key("Commit.")
@@ -16,7 +16,7 @@ class Git(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Cpu(Block):
+class Cpu:
     """The processor."""
 
     model: str | None = key("Its name.")
@@ -28,7 +28,7 @@ class Cpu(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Card(Block):
+class Card:
     """The accelerator that a run used."""
 
     name: str | None = key("Its name.")
@@ -44,7 +44,7 @@ class Card(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Flags(Block):
+class Flags:
     """Switches of torch that change speed or numbers."""
 
     matmul_precision: str | None = key("Precision of float32 products.")
@@ -54,7 +54,7 @@ class Flags(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Environment(Block):
+class Environment:
     """Where a run was made."""
 
     optimeter: str | None = key("Version of the project.")
@@ -69,7 +69,7 @@ class Environment(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Range(Block):
+class Range:
     """A quantity that was sampled during the run."""
 
     min: float = key("Smallest.", default=REQUIRED)
@@ -78,7 +78,7 @@ class Range(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Gpu(Block):
+class Gpu:
     """What the GPU did during a run, from samples a second apart."""
 
     samples: int | None = key("Number of samples.", "samples")

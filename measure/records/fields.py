@@ -41,39 +41,6 @@ def key(meaning: str, unit: str = "", default: object = None) -> Any:
     return field(default=default, metadata=metadata)
 
 
-class Block:
-    """A bridge: reads blocks as the dicts that they were, until all who read them use attributes."""
-
-    __slots__ = ()
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in names(self):
-            raise KeyError(name)
-        value = getattr(self, name)
-        return None if is_dataclass(value) and is_empty(value) else value
-
-    def get(self, name: str, default: object = None) -> Any:
-        return self[name] if name in names(self) else default
-
-    def keys(self) -> Any:
-        return names(self)
-
-    def __contains__(self, name: str) -> bool:
-        return name in names(self)
-
-    def __iter__(self) -> Any:
-        return iter(names(self))
-
-    def items(self) -> Any:
-        return to_plain(self).items()
-
-    def __or__(self, other: Any) -> Any:
-        return to_plain(self) | other
-
-    def __ror__(self, other: Any) -> Any:
-        return other | to_plain(self)
-
-
 def to_plain(block: object) -> JSON:
     """A dataclass as plain JSON, with every key; a block inside it that is empty is None."""
     return {name: _plain(getattr(block, name)) for name in names(block.__class__)}
@@ -248,7 +215,7 @@ def _dict_reader(kind: object) -> Reader:
             return {}
         if type(value) is not dict:
             raise Malformed(f"is {described(value)}, not an object")
-        if kind in (str, bool) and {kind}.issuperset(map(type, value.values())):
+        if (kind is str or kind is bool) and {kind}.issuperset(map(type, value.values())):
             return value
         values = {}
         name = ""

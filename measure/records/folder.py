@@ -5,18 +5,16 @@ and killing anything at any moment leaves either a whole record or a part that t
 """
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from optimeter.measure.records.naming import CONFIG, OLD, PART, RESULT
-from optimeter.measure.records.read import Unreadable, checked, read_result
-from optimeter.measure.records.schema import FINISHED, SCHEMA, Result
-from optimeter.measure.records.write import finite, to_json, write_atomically
+from optimeter.measure.records.read import Unreadable, read_result
+from optimeter.measure.records.schema import FINISHED, Result
+from optimeter.measure.records.write import to_json, write_atomically
 
 
 class Place:
@@ -74,19 +72,11 @@ class Place:
         if any(self.folder.iterdir()):
             read_result(self.folder)
 
-    def commit(self, result: Result | dict[str, Any]) -> None:
+    def commit(self, result: Result) -> None:
         """Write result.json and put the folder in its place; an older record there is replaced whole."""
-        if isinstance(result, dict):  # a bridge, until sweep.py hands over a Result
-            result = _result(result)
         write_atomically(self.part / RESULT, to_json(result))
         shutil.rmtree(self.old, ignore_errors=True)
         if self.folder.exists():
             self.folder.rename(self.old)
         self.part.rename(self.folder)
         shutil.rmtree(self.old, ignore_errors=True)
-
-
-def _result(plain: dict[str, Any]) -> Result:
-    missing = dict(plain.get("missing") or {})
-    clean = finite({name: part for name, part in plain.items() if part is not None}, missing)
-    return checked(json.loads(json.dumps({"schema": SCHEMA} | clean | {"missing": missing})))

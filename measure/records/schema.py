@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from optimeter.measure.records.environment import Environment, Gpu
-from optimeter.measure.records.fields import JSON, REQUIRED, Block, key, names
+from optimeter.measure.records.fields import JSON, REQUIRED, key, names
 
 SCHEMA = 2
 Status: TypeAlias = Literal["ok", "diverged", "oom", "timeout", "crashed", "error", "unsupported", "interrupted"]
@@ -21,7 +21,7 @@ FAILED: tuple[Status, ...] = ("error", "crashed", "oom", "timeout")
 
 
 @dataclass(kw_only=True, slots=True)
-class Parameters(Block):
+class Parameters:
     """What is trained."""
 
     count: int | None = key("Elements of all parameters of the model.", "elements")
@@ -45,7 +45,7 @@ class Holding(Protocol):
 
 
 @dataclass(kw_only=True, slots=True)
-class Memory(Block):
+class Memory:
     """What the optimizer holds, and what a step takes."""
 
     state_bytes: int | None = key("What the optimizer holds beside parameters and gradients.", "bytes")
@@ -85,7 +85,7 @@ class Memory(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Spread(Block):
+class Spread:
     """A quantity that was measured several times."""
 
     median: float = key("Median.", default=REQUIRED)
@@ -95,7 +95,7 @@ class Spread(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Times(Block):
+class Times:
     """How long the steps took, after the warm-up."""
 
     step: Spread | None = key("A whole step, without estimates, evaluation and what the monitor itself takes.", "s")
@@ -112,7 +112,7 @@ class Times(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Evaluation(Block):
+class Evaluation:
     """The held-out loss after a number of steps."""
 
     step: int = key("Training steps made before.", "steps", REQUIRED)
@@ -122,7 +122,7 @@ class Evaluation(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Quality(Block):
+class Quality:
     """What a training run reached."""
 
     first_loss: float | None = key("Held-out loss before the first step.")
@@ -139,7 +139,7 @@ class Quality(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Checks(Block):
+class Checks:
     """What must be true of an honest run; false makes its numbers invalid."""
 
     parameters_moved: bool | None = key("Every trainable parameter differs from its start.")
@@ -151,7 +151,7 @@ class Checks(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class StepSide(Block):
+class StepSide:
     """One of the two optimizers of a comparison of steps."""
 
     optimizer: str | None = key("Its name.")
@@ -175,7 +175,7 @@ class StepSide(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class StepComparison(Block):
+class StepComparison:
     """`measure=step`: the optimizer's step alone against a baseline's, in pairs of blocks in random order."""
 
     verdict: str | None = key("FAST, SLOW, SAME, or AMBG where the interval does not tell.")
@@ -196,7 +196,7 @@ class StepComparison(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan(Block):
+class Plan:
     """`measure=plan`: what a run would hold, told by shapes alone; activations depend on the batch and come on top."""
 
     parameter_bytes: int | None = key("Parameters.", "bytes")
@@ -215,7 +215,7 @@ class Plan(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class OverheadComparison(Block):
+class OverheadComparison:
     """How much longer a step takes in one way than in another, in pairs of blocks in random order."""
 
     a: str | None = key("The one way.")
@@ -229,7 +229,7 @@ class OverheadComparison(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Overhead(Block):
+class Overhead:
     """`measure=overhead`: what the monitor itself costs, with delays of known size as controls."""
 
     block_steps: int | None = key("Steps in a block.", "steps")
@@ -248,7 +248,7 @@ class Overhead(Block):
 
 
 @dataclass(kw_only=True, slots=True)
-class Findings(Block):
+class Findings:
     """What a measure finds out about one optimizer on one workload."""
 
     status: Status = key("How the run ended.", default=REQUIRED)
