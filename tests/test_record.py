@@ -260,7 +260,7 @@ def test_an_unfinished_run_of_schema_1_is_read_too(tmp_path: Path) -> None:
         (Findings(status="fine"), "status is 'fine'"),  # type: ignore[arg-type]
         (Findings(status="ok", time=3), "time is 3, not an object"),  # type: ignore[arg-type]
     ],
-    ids=str,
+    ids=["extra", "memory", "status", "time"],
 )
 def test_what_a_measure_finds_is_checked(findings: Findings, problem: str) -> None:
     check(Findings(status="ok", extra={"a": [np.float64(1.5), math.nan]}))
