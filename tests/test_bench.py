@@ -181,28 +181,28 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_a_killed_sweep_goes_on_where_it_was(bench: Bench, tmp_path: Path) -> None:
     """Show 5: finished records stay byte for byte, the rest is made, no child outlives the parent."""
-    sweep = ["-m", "workload=mlp", "optimizer=adamw,adam", "seed=0,1,2", "steps=1500"]
+    sweep = ["-m", "workload=mlp", "optimizer=adamw,adam", "seed=0,1", "steps=1000"]
     command = [sys.executable, str(PROJECT / "bench.py"), *sweep]
     parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
-    while len(list(tmp_path.glob("runs/*/*/result.json"))) < 2 and time.monotonic() < deadline:
+    while not list(tmp_path.glob("runs/*/*/result.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
     family = psutil.Process(parent.pid).children(recursive=True)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     before = snapshot(tmp_path)
-    assert 2 <= len(list(tmp_path.glob("runs/*/*/result.json"))) < 6
+    assert 1 <= len(list(tmp_path.glob("runs/*/*/result.json"))) < 4
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     ran = bench(*sweep)
     assert ran.returncode == 0
-    assert ran.statuses.count("kept") >= 2
-    assert len(ran.records) == 6
+    assert ran.statuses.count("kept") >= 1
+    assert len(ran.records) == 4
     after = snapshot(tmp_path)
     assert {path: after[path] for path in before} == before
     assert not list(tmp_path.glob("runs/*/*.part"))
-    assert bench(*sweep).statuses == ["kept"] * 6
+    assert bench(*sweep).statuses == ["kept"] * 4
     assert snapshot(tmp_path) == after
 
 
@@ -301,7 +301,7 @@ REFUSED = [
     (["+optimizer.lrr=1"], "optimizer.lrr: AdamW takes no such argument; did you mean lr?"),
     (["optimizer.lr=-1"], "optimizer.lr must be a number of at least 0, not -1"),
     (["steps=0"], "steps must be a whole number of at least 1, not 0"),
-    (["device=tpu"], "device=tpu: unknown device 'tpu'; there are cpu, cuda"),
+    (["device=tpu"], "device must be one of auto, cpu, cuda, not 'tpu'"),
     (["optimizer._target_=os.system"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=torch.load"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=optimizers.AdamW"], "there is no module optimizers; ours is optimeter.optimizers.AdamW"),
@@ -320,7 +320,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda value: " ".join(value)[:40])
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
 def test_bad_input_is_one_line_and_writes_nothing(
     bench: Bench, tmp_path: Path, arguments: list[str], words: str
 ) -> None:

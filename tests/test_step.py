@@ -326,7 +326,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda value: " ".join(value)[:40])
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
 def test_bad_input_is_one_line(bench: Callable[..., Ran], tmp_path: Path, arguments: list[str], words: str) -> None:
     ran = bench("measure=step", *arguments)
     assert ran.returncode == 1
