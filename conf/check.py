@@ -3,33 +3,35 @@
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 from optimeter.measure.jobs.outcomes import Refused, nearest
-from optimeter.measure.jobs.parts import ABOUT, PARTS, others, parts_of
+from optimeter.measure.jobs.parts import ABOUT, PARTS, Config, others, parts_of
 from optimeter.measure.records.naming import REPORT
 
+Rule: TypeAlias = tuple[Callable[[object], bool], str]  # what it accepts, in words too
 
-def whole(least: int) -> tuple[Callable[[Any], bool], str]:
+
+def whole(least: int) -> Rule:
     return (
         lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least,
         f"a whole number of at least {least}",
     )
 
 
-def positive(x: Any) -> bool:
+def positive(x: object) -> bool:
     return is_number(x) and 0 < x < math.inf
 
 
-def is_number(x: Any) -> bool:
+def is_number(x: object) -> TypeGuard[float]:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-def one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
+def one_of(*choices: object) -> Rule:
     return lambda x: x in choices, f"one of {', '.join(map(str, choices))}"
 
 
-def maybe(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+def maybe(rule: Rule) -> Rule:
     accepts, words = rule
     return lambda x: x is None or accepts(x), f"{words}, or null"
 
@@ -37,8 +39,11 @@ def maybe(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool
 POSITIVE = (positive, "a number above 0")
 FLAG = (lambda x: isinstance(x, bool), "true or false")
 TEXT = (lambda x: isinstance(x, str) and x != "", "a name")
-RULES = {
-    "seed": (lambda x: whole(0)[0](x) and x < 1 << 63, "a whole number from 0 to below 2⁶³"),
+RULES: dict[str, Rule] = {
+    "seed": (
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 1 << 63,
+        "a whole number from 0 to below 2⁶³",
+    ),
     "device": TEXT,  # which there are is asked where torch is: measure/devices
     "dtype": one_of("float32", "bfloat16", "float16", "float64"),
     "steps": whole(1),
@@ -58,7 +63,7 @@ RULES = {
 }
 
 
-def check(config: dict[str, Any]) -> None:
+def check(config: Config) -> None:
     """Raise Refused for the first value that cannot be; what a class thinks of its own arguments comes later."""
     for path, (accepts, words) in RULES.items():
         value, found = _lookup(config, path)
@@ -75,7 +80,7 @@ def check(config: dict[str, Any]) -> None:
         check_part(part, spec)
 
 
-def check_name(name: Any) -> None:
+def check_name(name: object) -> None:
     """A run's name is a folder under runs_dir, never a path."""
     if not isinstance(name, str) or not name or len(name) > 60:
         raise Refused(f"name must be a text of 1 to 60 characters, not {_shown(name)}")
@@ -87,7 +92,7 @@ def check_name(name: Any) -> None:
         )
 
 
-def check_roles(measure: dict[str, Any]) -> None:
+def check_roles(measure: Config) -> None:
     """The further optimizers of a measure have roles of their own, and are optimizers' names."""
     roles = others(measure)
     if not isinstance(roles, dict):
@@ -99,7 +104,7 @@ def check_roles(measure: dict[str, Any]) -> None:
             raise Refused(f"measure.optimizers.{role} must be the name of an optimizer, not {_shown(spec)}")
 
 
-def check_part(part: str, spec: dict[str, Any]) -> None:
+def check_part(part: str, spec: Config) -> None:
     """The target is there, alone, and what is said about it has known names."""
     if not isinstance(spec.get("_target_"), str):
         raise Refused(f"{part}._target_ must be given: the dotted path of a class, {part}._target_=package.Class")
@@ -112,7 +117,7 @@ def check_part(part: str, spec: dict[str, Any]) -> None:
                 raise Refused(f"{part}.about.{key}: no such key{nearest(key, ABOUT)}")
 
 
-def nested_targets(value: Any, path: str = "") -> Iterable[str]:
+def nested_targets(value: object, path: str = "") -> Iterable[str]:
     """Where `_target_` stands below the top."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in items:
@@ -122,8 +127,8 @@ def nested_targets(value: Any, path: str = "") -> Iterable[str]:
         yield from nested_targets(part, here)
 
 
-def _lookup(config: dict[str, Any], path: str) -> tuple[Any, bool]:
-    value: Any = config
+def _lookup(config: Config, path: str) -> tuple[object, bool]:
+    value: object = config
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
             return None, False
@@ -131,5 +136,5 @@ def _lookup(config: dict[str, Any], path: str) -> tuple[Any, bool]:
     return value, True
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str) else str(value)

@@ -9,7 +9,7 @@ import copy
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
@@ -21,16 +21,31 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from optimeter.measure.jobs.parts import Config
+
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.plugins.config_source import ConfigResult
+
+
+class HydraContext(Protocol):
+    """What is used of the context that Hydra's launchers are given."""
+
+    config_loader: "ConfigLoaderImpl"
+
+
+class Launcher(Protocol):
+    """What is used of Hydra's basic launcher."""
+
+    hydra_context: HydraContext
+    config: DictConfig
 
 
 @dataclass(frozen=True)
 class Composed:
     """One job as Hydra composes it."""
 
-    config: dict[str, Any]  # plain data, interpolations resolved, without Hydra's own node
+    config: Config  # plain data, interpolations resolved, without Hydra's own node
     choices: Mapping[str, str | None]  # group → the file that was chosen in it
     overrides: Sequence[str]  # of the command line, of this job
     swept: bool = False  # one of several
@@ -124,7 +139,7 @@ class Composer:
         return Composed(plain(config), choices, overrides, swept=True)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> Config:
     """As dicts and lists, interpolations resolved; beside OmegaConf's own a YAML file may say ${equal:one,other}."""
     OmegaConf.register_new_resolver("equal", lambda one, other: one == other, replace=True)
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

@@ -4,7 +4,6 @@ Shapes are joined by plus signs, since Hydra takes commas for a sweep; nothing i
 """
 
 import re
-from typing import Any
 
 from optimeter.conf import Refused
 
@@ -13,7 +12,7 @@ PART = re.compile(r"(?:([1-9]\d*)\*)?([1-9]\d*(?:x[1-9]\d*)*)")
 MOST = 100_000  # tensors
 
 
-def parse_shapes(text: Any) -> Counted:
+def parse_shapes(text: object) -> Counted:
     """(count, dimensions) of each part of `text`; raises Refused with the form where it is another."""
     whole = isinstance(text, (str, int)) and not isinstance(text, bool)
     parts = [PART.fullmatch(part.strip()) for part in str(text).split("+")] if whole else [None]

@@ -10,14 +10,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Unpack, get_args, get_origin, get_type_hints
+from typing import Unpack, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from optimeter.measure.jobs.environment import installed
 from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
-from optimeter.measure.jobs.parts import about, arguments
+from optimeter.measure.jobs.parts import Config, about, arguments
 from optimeter.measure.methods.base import Measure
 from optimeter.workloads.core.workload import Workload
 
@@ -43,7 +43,7 @@ LISTED = (
 )
 
 
-def resolve(part: str, spec: dict[str, Any], listed_only: bool = False) -> type:
+def resolve(part: str, spec: Config, listed_only: bool = False) -> type:
     """The class that `spec` names. Raises Refused, or Unsupported where a known package is not installed."""
     target = spec["_target_"]
     where = f"{part}._target_={target}"
@@ -57,7 +57,7 @@ def resolve(part: str, spec: dict[str, Any], listed_only: bool = False) -> type:
     return found
 
 
-def _locate(where: str, target: str, package: str | None) -> Any:
+def _locate(where: str, target: str, package: str | None) -> object:
     """Import the longest prefix of a dotted path that is a module, then follow the attributes."""
     names = target.split(".")
     if len(names) < 2 or not all(name.isidentifier() for name in names):
@@ -70,7 +70,7 @@ def _locate(where: str, target: str, package: str | None) -> Any:
     return found
 
 
-def _import(where: str, names: list[str], package: str | None) -> tuple[Any, list[str]]:
+def _import(where: str, names: list[str], package: str | None) -> tuple[object, list[str]]:
     if names[0] in ROOMS and not _is_theirs(names[0]):
         raise Refused(f"{where}: there is no module {names[0]}; ours is optimeter.{'.'.join(names)}")
     for length in range(len(names) - 1, 0, -1):
@@ -97,7 +97,7 @@ def _is_theirs(room: str) -> bool:
     return not any((place.parent / "optimeter" / place.name).exists() for place in places)
 
 
-def check_arguments(part: str, cls: type, spec: dict[str, Any]) -> None:
+def check_arguments(part: str, cls: type, spec: Config) -> None:
     """Raise Refused for an argument that the constructor does not take, or one that it needs and lacks."""
     parameters = inspect.signature(cls).parameters
     known = accepted(parameters)
@@ -122,7 +122,7 @@ def accepted(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
     return names
 
 
-def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str = "optimizer") -> Build:
+def optimizer_builder(spec: Config, listed_only: bool = False, part: str = "optimizer") -> Build:
     """A function from (name, parameter) pairs to the optimizer."""
     cls, named = resolve(part, spec, listed_only), about(spec)["parameters"] == "named"
 
@@ -132,7 +132,7 @@ def optimizer_builder(spec: dict[str, Any], listed_only: bool = False, part: str
     return build
 
 
-def build_measure(spec: dict[str, Any], listed_only: bool = False) -> Measure:
+def build_measure(spec: Config, listed_only: bool = False) -> Measure:
     """The measure; raises Refused with the constructor's line for values that cannot be."""
     cls = resolve("measure", spec, listed_only)
     try:
@@ -141,7 +141,7 @@ def build_measure(spec: dict[str, Any], listed_only: bool = False) -> Measure:
         raise Refused(headed("measure", error)) from error
 
 
-def measure_arguments(cls: type, spec: dict[str, Any]) -> dict[str, Any]:
+def measure_arguments(cls: type, spec: Config) -> Config:
     """The constructor's arguments; not what is carried out for it, unless it asks: other optimizers, shapes."""
     known = accepted(inspect.signature(cls).parameters)
     return {name: value for name, value in arguments(spec).items() if name not in CARRIED_OUT or name in (known or ())}
@@ -153,7 +153,7 @@ def headed(part: str, error: Exception) -> str:
     return line if line.startswith(f"{part}.") else f"{part}: {line}"
 
 
-def build_workload(spec: dict[str, Any], listed_only: bool = False) -> Workload:
+def build_workload(spec: Config, listed_only: bool = False) -> Workload:
     """The workload; raises Unsupported where a library of its is not installed."""
     cls = resolve("workload", spec, listed_only)
     check_libraries(cls)

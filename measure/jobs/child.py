@@ -5,36 +5,38 @@ The parent never imports torch, a user's module or a rival's package: whatever t
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from optimeter.measure.jobs.answers import Answer, Estimate, Machine, Part, Payload
 from optimeter.measure.jobs.outcomes import Refused, Unsupported
-from optimeter.measure.jobs.parts import about, others
+from optimeter.measure.jobs.parts import Config, about, others
 from optimeter.measure.records.environment import Gpu
-from optimeter.measure.records.fields import from_plain
+from optimeter.measure.records.fields import JSON, from_plain
 from optimeter.measure.records.naming import STEPS
 from optimeter.measure.records.schema import Result
 from optimeter.measure.records.write import check, in_short, to_line
 
-Send = Callable[[Any], None]
-Part = tuple[str, dict[str, Any], bool]  # optimizer, workload or baseline, its configuration, from a replayed record
+if TYPE_CHECKING:
+    from optimeter.measure.jobs.build import Build
+    from optimeter.measure.methods import Recipe, Settings, Trial
+    from optimeter.measure.methods.base import Progress
+
+Tell = Callable[[Machine | Answer], None]
+Report = Callable[["Progress"], None]
 
 
-def identify(parts: list[Part], device: str, send: Send) -> None:
+def identify(parts: list[Part], device: str, send: Tell) -> None:
     """Send the facts of the machine, then the `identity` of each part, in their order."""
-    from optimeter.measure.jobs.sources import identity
-
     send(_machine(device))
     for part in parts:
-        send(_answer("identity", identity, part))
+        send(_answer(part, _identity_of))
 
 
-def _machine(name: str) -> dict[str, Any]:
+def _machine(name: str) -> Machine:
     """The facts of this machine, or why the device cannot be: it is `refused`, never replaced."""
-    from optimeter.measure.devices import names, resolve
+    from optimeter.measure.devices import resolve
     from optimeter.measure.jobs.environment import describe
 
-    if name not in ("auto", *names()):
-        return {"refused": f"device must be one of auto, {', '.join(names())}, not {name!r}"}
     try:
         device = resolve(name)
     except ValueError as reason:
@@ -42,14 +44,20 @@ def _machine(name: str) -> dict[str, Any]:
     return {"device": device.name, "device_name": device.label(), "environment": describe(device)}
 
 
-def look(parts: list[Part], device: str, send: Send) -> None:
+def _identity_of(part: str, spec: Config, listed_only: bool) -> Answer:
+    from optimeter.measure.jobs.sources import identity
+
+    return {"identity": identity(part, spec, listed_only)}
+
+
+def look(parts: list[Part], device: str, send: Tell) -> None:
     """Send {}, then the `target` of each part, in their order, its class imported, its arguments checked and tried."""
     send({})
     for part in parts:
-        send(_answer("target", _target_of, part))
+        send(_answer(part, _target_of))
 
 
-def _target_of(part: str, spec: dict[str, Any], listed_only: bool) -> str:
+def _target_of(part: str, spec: Config, listed_only: bool) -> Answer:
     from optimeter.measure.jobs.build import build_measure, build_workload, check_arguments, optimizer_builder, resolve
 
     cls = resolve(part, spec, listed_only)
@@ -60,10 +68,10 @@ def _target_of(part: str, spec: dict[str, Any], listed_only: bool) -> str:
         build_measure(spec, listed_only)
     else:
         _try_arguments(part, cls.__name__, optimizer_builder(spec, listed_only, part))
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return {"target": f"{cls.__module__}.{cls.__qualname__}"}
 
 
-def _try_arguments(part: str, name: str, build: Callable[..., Any]) -> None:
+def _try_arguments(part: str, name: str, build: "Build") -> None:
     """Raise Refused for values that the constructor says it cannot take; whatever else happens, a run will tell."""
     import torch
 
@@ -76,13 +84,13 @@ def _try_arguments(part: str, name: str, build: Callable[..., Any]) -> None:
         return
 
 
-def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, Any]:
-    """What `question` finds out, under `name`; or `refused` or `unsupported` with the reason."""
+def _answer(part: Part, question: Callable[[str, Config, bool], Answer]) -> Answer:
+    """What `question` finds out; or `refused` or `unsupported` with the reason."""
     from optimeter.measure.jobs.build import headed
     from optimeter.measure.jobs.sources import package_version
 
     try:
-        return {name: question(*part)}
+        return question(*part)
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Unsupported as reason:
@@ -91,7 +99,7 @@ def _answer(name: str, question: Callable[..., Any], part: Part) -> dict[str, An
         return {"refused": headed(part[0], error)}
 
 
-def make(payload: dict[str, Any], folder: Path, send: Send) -> Result:
+def make(payload: Payload, folder: Path, send: Report) -> Result:
     """Build what the configuration names and measure it: the record as far as it can be told here, whatever happens."""
     import traceback
 
@@ -106,7 +114,7 @@ def make(payload: dict[str, Any], folder: Path, send: Send) -> Result:
         return Result(status="oom" if _out_of_memory(error) else "error", reason=in_short(error))
 
 
-def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
+def _measure(payload: Payload, folder: Path, send: Report) -> Result:
     """Measure, and add what the record has of every measure: the device's watch, provenance, the line that ends it."""
     from optimeter.measure.jobs.build import build_measure
     from optimeter.measure.methods.peaks import compiled
@@ -114,7 +122,7 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
     measure = build_measure(payload["config"]["measure"], payload["listed_only"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
 
-        def progress(news: Any) -> None:
+        def progress(news: "Progress") -> None:
             steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
             send(news)
 
@@ -136,7 +144,9 @@ def _measure(payload: dict[str, Any], folder: Path, send: Send) -> Result:
     )
 
 
-def trial_of(payload: dict[str, Any], write: Any, progress: Any) -> Any:
+def trial_of(
+    payload: Payload, write: Callable[[dict[str, JSON]], object], progress: Callable[["Progress"], object]
+) -> "Trial":
     """What a measure is given; raises Unsupported where the baseline cannot be built here."""
     from optimeter.measure.devices import device_for
     from optimeter.measure.jobs.build import build_workload
@@ -157,7 +167,7 @@ def trial_of(payload: dict[str, Any], write: Any, progress: Any) -> Any:
     )
 
 
-def recipe_of(name: str, spec: dict[str, Any], listed_only: bool, part: str) -> Any:
+def recipe_of(name: str, spec: Config, listed_only: bool, part: str) -> "Recipe":
     """How to build one optimizer."""
     from optimeter.measure.jobs.build import optimizer_builder, resolve
     from optimeter.measure.methods import Recipe
@@ -172,7 +182,7 @@ def recipe_of(name: str, spec: dict[str, Any], listed_only: bool, part: str) -> 
     return Recipe(name, build, cls, **{key: said[key] for key in keys})
 
 
-def settings_of(config: dict[str, Any]) -> Any:
+def settings_of(config: Config) -> "Settings":
     """How to train, from the configuration."""
     import torch
 
@@ -182,13 +192,14 @@ def settings_of(config: dict[str, Any]) -> Any:
     return Settings(**{name: config[name] for name in names}, dtype=getattr(torch, config["dtype"]))
 
 
-def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[str, Any]:
+def estimate(payload: Payload, send: Report) -> Estimate:
     """For `dry`: the plan of a run in a line, or why it cannot run."""
     from optimeter.measure.jobs.build import build_measure
     from optimeter.measure.methods import Plan
+    from optimeter.measure.methods.base import ignore
 
     try:
-        trial = trial_of(payload, ignored, ignored)
+        trial = trial_of(payload, ignore, ignore)
         if reason := build_measure(payload["config"]["measure"], payload["listed_only"]).fits(trial):
             return {"unsupported": reason}
         plan = Plan()
@@ -197,10 +208,6 @@ def estimate(payload: dict[str, Any], folder: Path | None, send: Send) -> dict[s
         return {"unsupported": str(reason)}
     except Exception as error:
         return {"unknown": in_short(error)}
-
-
-def ignored(news: Any) -> None:
-    """Nobody listens to an estimate."""
 
 
 OUT_OF_MEMORY = (

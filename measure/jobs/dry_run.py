@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from optimeter.measure.jobs.answers import Estimate
 from optimeter.measure.jobs.child import estimate
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
-from optimeter.measure.jobs.parts import Config, key, parts_of
+from optimeter.measure.jobs.parts import key, parts_of
 from optimeter.measure.records.read import read_records
 
 ALIKE = ("optimizer", "workload", "size", "device", "measure")  # runs that should take about as long
@@ -16,11 +16,11 @@ ALIKE = ("optimizer", "workload", "size", "device", "measure")  # runs that shou
 def show(jobs: list[Job]) -> int:
     """Print a line for each run; returns the exit code."""
     seconds = earlier(jobs[0].place.sweep.parent)
-    estimates: dict[str, Config] = {}
+    estimates: dict[str, Estimate] = {}
     for job in jobs:
         alike = same(job)
         if alike not in estimates:
-            estimates[alike] = run_isolated(estimate, job.payload, None).result or {
+            estimates[alike] = run_isolated(estimate, job.payload).result or {
                 "unknown": "looking at it ends the process"
             }
         known = like(job.known)
@@ -36,7 +36,7 @@ def same(job: Job) -> str:
     return " ".join([*(key(part, spec) for part, spec in parts_of(job.payload["config"])), job.known["dtype"]])
 
 
-def state(job: Job, found: Config) -> str:
+def state(job: Job, found: Estimate) -> str:
     """What would become of a run."""
     if "unsupported" in found:
         return "unsupported"
@@ -50,11 +50,11 @@ def earlier(runs: Path) -> dict[tuple, float]:
     return {like({name: getattr(result, name) for name in ALIKE}): wall for result, wall in walls if wall is not None}
 
 
-def like(known: Mapping[str, Any]) -> tuple:
+def like(known: Mapping[str, object]) -> tuple:
     """What two runs share that should take about as long."""
     return tuple(known[name] for name in ALIKE)
 
 
-def in_words(found: Config) -> str:
+def in_words(found: Estimate) -> str:
     """The estimate of one run's memory, or why there is none."""
     return found.get("unsupported") or found.get("unknown") or found["planned"]

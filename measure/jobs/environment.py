@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from optimeter.measure.devices import Device
+from optimeter.measure.records.fields import JSON
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
@@ -24,7 +24,7 @@ VARIABLES = (
 COMMIT, DIRTY = "OPTIMETER_COMMIT", "OPTIMETER_DIRTY"  # the second is 1 where files differ from the commit
 
 
-def describe(device: Device | None) -> dict[str, Any]:
+def describe(device: Device | None) -> dict[str, JSON]:
     """The record's `environment` block; what cannot be told is None, or a dict with a `reason`."""
     import torch
 
@@ -54,7 +54,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def git_state() -> dict[str, Any]:
+def git_state() -> dict[str, JSON]:
     """Commit of the project, and whether and how its files differ from it.
 
     Of a copy that is not a clone whoever made it may say both, in variables of the environment: where such a copy has
@@ -77,7 +77,7 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20, errors="replace").stdout
 
 
-def processor() -> dict[str, Any]:
+def processor() -> dict[str, JSON]:
     """Model, cores, memory in bytes and the frequency governor of the CPU."""
     import psutil
 

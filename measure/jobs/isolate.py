@@ -15,12 +15,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar, TypeVarTuple
 
 import psutil
 
 import optimeter
+
+Returned = TypeVar("Returned")
+Message = TypeVar("Message")
+Arguments = TypeVarTuple("Arguments")
 
 context = multiprocessing.get_context("forkserver")
 # The first optimizer would import the second, 0.6 s. Ours are imported there so that a folder of the user's that is
@@ -33,10 +38,10 @@ OURS = Path(optimeter.__file__).parent.parent  # the folder where `optimeter` is
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[Returned]):
     """How a child ended: what it returned (None if it did not get that far), its exit code, and why it was stopped."""
 
-    result: Any
+    result: Returned | None
     exit_code: int | None
     timed_out: bool = False
 
@@ -73,12 +78,12 @@ def restore(variable: str, value: str | None) -> None:
 
 
 def run_isolated(
-    function: Callable[..., Any],
-    *arguments: Any,
+    function: Callable[[*Arguments, Callable[[Message], None]], Returned],
+    *arguments: *Arguments,
     log: Path | None = None,
     limit_seconds: float | None = None,
-    on_message: Callable[[Any], None] = lambda message: None,
-) -> Outcome:
+    on_message: Callable[[Message], None] = lambda message: None,
+) -> Outcome[Returned]:
     """Call ``function(*arguments, send)`` in a fresh process; what it passes to `send` reaches `on_message`.
 
     `log` receives what the child prints. `limit_seconds` counts from the child's start. On any exception here
@@ -101,8 +106,12 @@ def run_isolated(
 
 
 def _listen(
-    process: Any, receiver: Connection, begin: float, limit_seconds: float | None, on_message: Callable[[Any], None]
-) -> tuple[Any, bool]:
+    process: BaseProcess,
+    receiver: Connection,
+    begin: float,
+    limit_seconds: float | None,
+    on_message: Callable[[Message], None],
+) -> tuple[Returned | None, bool]:
     """Pass messages on until the result comes, the child ends or its time is up."""
     while True:
         left = None if limit_seconds is None else begin + limit_seconds - time.monotonic()
@@ -138,7 +147,7 @@ def _end(pid: int | None) -> None:
 
 
 def _child(
-    function: Callable[..., Any], arguments: tuple, sender: Connection, log: Path | None, paths: str | None
+    function: Callable[..., object], arguments: tuple, sender: Connection, log: Path | None, paths: str | None
 ) -> None:
     os.setsid()
     os.environ.pop(SAFE_PATH, None)

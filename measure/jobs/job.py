@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from optimeter.measure.jobs.answers import Answers, Payload
 from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.jobs.parts import Config, key, others, parts_of
-from optimeter.measure.jobs.questions import Answers
+from optimeter.measure.records.fields import JSON
 from optimeter.measure.records.folder import Place
 from optimeter.measure.records.naming import VOLATILE, run_id, slug
 
@@ -22,8 +22,8 @@ class Job:
 
     label: str
     place: Place
-    payload: dict[str, Any]
-    known: dict[str, Any]
+    payload: Payload
+    known: Config
     limit_seconds: float | None = None
     rerun: bool = False
 
@@ -65,7 +65,7 @@ def job_of(config: Config, answers: Answers) -> Job:
     )
 
 
-def identity(stored: Config, answers: Answers) -> list[Any]:
+def identity(stored: Config, answers: Answers) -> list[JSON]:
     """Everything that distinguishes a run from other runs, as plain data."""
     same = {name: value for name, value in stored.items() if name not in VOLATILE}
     same["optimizer"], same["about"] = essence(stored["optimizer"])

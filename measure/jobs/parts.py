@@ -1,9 +1,11 @@
 """The parts that a run is built from, as its configuration names them: plain data, no class is imported here."""
 
 import json
-from typing import Any
+from typing import TypeAlias
 
-Config = dict[str, Any]
+from optimeter.measure.records.fields import JSON
+
+Config: TypeAlias = dict[str, JSON]  # a whole configuration, or the part of it that one class is built from
 PARTS = ("optimizer", "workload", "measure")
 # What an optimizer's YAML says under `about`, with the defaults. It is taken off before the constructor is called.
 ABOUT: Config = {
@@ -21,7 +23,7 @@ def parts_of(config: Config) -> list[tuple[str, Config]]:
     return [*((part, config[part]) for part in PARTS), *others(config["measure"]).items()]
 
 
-def others(measure: Config) -> dict[str, Any]:
+def others(measure: Config) -> dict[str, Config]:
     """The further optimizers that a measure's YAML names, by their role in it."""
     return measure.get("optimizers") or {}
 

@@ -4,7 +4,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 Item = TypeVar("Item")
 PATIENCE, PAUSE = 2.0, 5.0  # seconds before the first line, and between two
@@ -27,8 +31,8 @@ class Progress:
         self.total, self.done = total, 0
         self.seconds: list[float] = []
         self._begin = 0.0
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: Bar | None = None
+        self._task: TaskID  # where there is a bar
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty():

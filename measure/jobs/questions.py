@@ -1,31 +1,17 @@
 """Questions to child processes about the classes that a sweep names: the parent imports none of them."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
+from optimeter.measure.jobs.answers import Answer, Answers, Machine, Part, Question
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.jobs.parts import Config, key, parts_of
 
-Part = tuple[str, Config, bool]  # its name, its configuration, whether it is from a replayed record
 
-
-@dataclass(frozen=True)
-class Answers:
-    """What children found out for one device."""
-
-    machine: Config  # the facts of the machine, or {}
-    parts: dict[str, Config]  # `key` of a part → what was found
-
-    def identity(self, part: str, spec: Config) -> Config:
-        """What makes a class the same one; of a class that is missing or ends its process, its name and version."""
-        answer = self.parts[key(part, spec)]
-        return answer.get("identity") or {"target": spec["_target_"], "package": answer.get("package")}
-
-
-def by_device(question: Callable[..., None], configs: Sequence[Config]) -> dict[str, Answers]:
+def by_device(question: Question, configs: Sequence[Config]) -> dict[str, Answers]:
     """What `ask` finds out, for each device that the configurations name."""
     together: dict[str, list[Config]] = {}
     for config in configs:
@@ -33,7 +19,7 @@ def by_device(question: Callable[..., None], configs: Sequence[Config]) -> dict[
     return {device: ask(question, jobs) for device, jobs in together.items()}
 
 
-def ask(question: Callable[..., None], configs: Sequence[Config]) -> Answers:
+def ask(question: Question, configs: Sequence[Config]) -> Answers:
     """Import every class that the configurations name in a child process, and ask `question` about it.
 
     If a class ends the child, it is marked as crashed (its own run will tell why) and another child goes on with the
@@ -42,19 +28,25 @@ def ask(question: Callable[..., None], configs: Sequence[Config]) -> Answers:
     parts = distinct(configs)
     limits = [config["limit_seconds"] for config in configs]
     limit = None if None in limits or not limits else max(limits)
-    machine: Config = {}
-    known: dict[str, Config] = {}
+    machine: Machine = {}
+    known: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory(prefix="optimeter-") as folder:
         log = Path(folder, "questions.log")
         while len(known) < len(parts):
             waiting = [name for name in parts if name not in known]
-            answers: list[Config] = []
-            arguments = ([parts[name] for name in waiting], configs[0]["device"])
-            outcome = run_isolated(question, *arguments, log=log, limit_seconds=limit, on_message=answers.append)
+            answers: list[Machine | Answer] = []
+            outcome = run_isolated(
+                question,
+                [parts[name] for name in waiting],
+                configs[0]["device"],
+                log=log,
+                limit_seconds=limit,
+                on_message=answers.append,
+            )
             if not answers:
                 raise Refused(f"a child process cannot start: {outcome.describe()}: {last_line(log)}")
-            machine = answers[0]
-            known |= zip(waiting, answers[1:], strict=False)
+            machine = cast(Machine, answers[0])
+            known |= zip(waiting, cast(list[Answer], answers[1:]), strict=False)
             if len(answers) <= len(waiting):
                 known[waiting[len(answers) - 1]] = {"crashed": outcome.describe()}
     refuse(answer["refused"] for answer in known.values() if "refused" in answer)

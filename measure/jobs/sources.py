@@ -11,37 +11,42 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+from optimeter.measure.jobs.answers import Identity
 from optimeter.measure.jobs.build import resolve
 from optimeter.measure.jobs.environment import installed
+from optimeter.measure.jobs.parts import Config
 from optimeter.workloads.core.workload import Workload, content_hash, packaged
 
 OURS = ("optimeter",)
 distributions = cache(packages_distributions)
 
 
-def identity(part: str, spec: dict[str, Any], listed_only: bool = False) -> dict[str, Any]:
+def identity(part: str, spec: Config, listed_only: bool = False) -> Identity:
     """The `sources` by hash, the `package` by version and the `data` by hash that stand behind a class.
 
     Of a workload also which of its arguments shape its model, and which follow the optimizer.
 
-    An installed package is not imported for it. A module of the user's or of ours is, and those that it uses are
-    followed as far as they are the user's or ours too.
+    An installed package is not imported for it, but for a workload. A module of the user's or of ours is, and those
+    that it uses are followed as far as they are the user's or ours too.
     """
     top = spec["_target_"].partition(".")[0]
     if part == "measure" and top in OURS:  # how we measure does not make another run
         return {"sources": {}, "package": None, "data": {}}
     spec_of_top = PathFinder.find_spec(top)
     if spec_of_top and spec_of_top.origin and not _is_editable(top, Path(spec_of_top.origin)):
-        return {"sources": {}, "package": package_version(top), "data": {}}
+        found: Identity = {"sources": {}, "package": package_version(top), "data": {}}
+        return found | traits(resolve(part, spec, listed_only)) if part == "workload" else found
     cls = resolve(part, spec, listed_only)
     data = {name: content_hash(packaged(name)) for name in getattr(cls, "data", ())}
     libraries = {name: installed(name) for name in getattr(cls, "libraries", ())}
-    found: dict[str, Any] = {"sources": sources(cls.__module__), "package": package_version(top), "data": data}
-    if issubclass(cls, Workload):
-        found |= {"shaped_by": list(cls.shaped_by), "follows": list(cls.follows)}
+    found = {"sources": sources(cls.__module__), "package": package_version(top), "data": data} | traits(cls)
     return found | ({"libraries": libraries} if libraries else {})
+
+
+def traits(cls: type) -> Identity:
+    """Of a workload which of its arguments shape its model, and which follow the optimizer; {} of other classes."""
+    return {"shaped_by": list(cls.shaped_by), "follows": list(cls.follows)} if issubclass(cls, Workload) else {}
 
 
 def sources(module: str) -> dict[str, str]:

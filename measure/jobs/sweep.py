@@ -6,8 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from optimeter.measure.jobs.answers import Payload
 from optimeter.measure.jobs.environment import scrub
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
@@ -18,6 +20,11 @@ from optimeter.measure.records.naming import LOG, differences, flat
 from optimeter.measure.records.read import Unreadable
 from optimeter.measure.records.schema import FAILED, Result, Status
 from optimeter.measure.records.write import to_yaml
+
+if TYPE_CHECKING:
+    from optimeter.measure.methods.base import Progress as Step
+
+Make: TypeAlias = Callable[[Payload, Path, Callable[["Step"], None]], Result]  # what the child does
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def told_apart(jobs: list[Job]) -> list[Job]:
     return labelled
 
 
-def run_jobs(jobs: list[Job], make: Callable[..., Any]) -> list[Ending]:
+def run_jobs(jobs: list[Job], make: Make) -> list[Ending]:
     """Make or keep every run, in order; Ctrl-C leaves the rest out.
 
     `make(payload, folder, send)` runs in the child and returns the record's blocks. Runs that another bench.py holds
@@ -77,7 +84,7 @@ def exit_code(jobs: list[Job], endings: list[Ending]) -> int:
     return 2 if any(ending.status in FAILED for ending in endings) else 0
 
 
-def _make_or_keep(job: Job, make: Callable[..., Any], wait: bool, progress: Progress) -> Ending | None:
+def _make_or_keep(job: Job, make: Make, wait: bool, progress: Progress) -> Ending | None:
     """None where another bench.py is making this run and we do not wait."""
     if kept := _kept(job):
         return kept
@@ -98,7 +105,7 @@ def _kept(job: Job) -> Ending | None:
     return Ending(job, result.status, result.reason, True, result.summary or "") if result else None
 
 
-def _make(job: Job, make: Callable[..., Result], progress: Progress) -> Ending:
+def _make(job: Job, make: Make, progress: Progress) -> Ending:
     started, begin = now(), time.monotonic()
     job.place.begin(to_yaml(job.known["config"]))
     result = _run(job, make, progress)
@@ -116,12 +123,12 @@ def _make(job: Job, make: Callable[..., Result], progress: Progress) -> Ending:
     return Ending(job, result.status, result.reason, summary=result.summary or "")
 
 
-def _run(job: Job, make: Callable[..., Result], progress: Progress) -> Result:
+def _run(job: Job, make: Make, progress: Progress) -> Result:
     """What the child found; or, where it came to no end of its own, how it ended."""
     folder = job.place.part
-    last: list[tuple] = []
+    last: list[Step] = []
 
-    def on_message(message: tuple) -> None:
+    def on_message(message: "Step") -> None:
         last[:] = [message]
         progress.news(message)
 

@@ -75,7 +75,7 @@ def config_of_schema_1(config: dict[str, JSON]) -> dict[str, JSON]:
     return config
 
 
-def retargeted(spec: JSON) -> JSON:
+def retargeted(spec: object) -> JSON:
     """An optimizer's or workload's arguments with the class where it is now, without what nothing reads."""
     if not isinstance(spec, dict):
         return spec
@@ -88,7 +88,7 @@ def retargeted(spec: JSON) -> JSON:
     return spec
 
 
-def class_name(spec: JSON) -> str:
+def class_name(spec: object) -> str:
     """The last part of a target, or nothing."""
     target = spec.get("_target_") if isinstance(spec, dict) else None
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith(OLD) else ""

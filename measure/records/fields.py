@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 JSON: TypeAlias = Any  # what JSON can hold and nobody here defines: str, int, float, bool, None, lists, dicts of these
-Reader: TypeAlias = Callable[[JSON], Any]  # what JSON holds → the value; raises Malformed
+Reader: TypeAlias = Callable[[object], Any]  # what JSON holds → the value; raises Malformed
 T = TypeVar("T")
 
 REQUIRED: Any = MISSING
@@ -83,7 +83,7 @@ def types_of(cls: type) -> dict[str, object]:
     return get_type_hints(cls)
 
 
-def from_plain(cls: type[T], value: JSON) -> T:
+def from_plain(cls: type[T], value: object) -> T:
     """A dataclass from plain JSON; keys that it does not have are passed over.
 
     Raises Malformed, with the path, for the first key that is missing or not of its type.
@@ -122,7 +122,7 @@ def _block_reader(cls: type) -> Reader:
     readers = {name: reader_of(kind) for name, kind in types_of(cls).items()}
     required = required_keys(cls)
 
-    def read(value: JSON) -> object:
+    def read(value: object) -> object:
         if value is None and not required:
             return cls()
         if type(value) is not dict:
@@ -177,14 +177,14 @@ def _is_optional(kind: object) -> bool:
 def _optional_reader(kind: object) -> Reader:
     reader = reader_of(kind)
 
-    def read(value: JSON) -> object:
+    def read(value: object) -> object:
         return None if value is None else reader(value)
 
     return read
 
 
 def _choice_reader(choices: tuple[str, ...]) -> Reader:
-    def read(value: JSON) -> str:
+    def read(value: object) -> str:
         if type(value) is not str or value not in choices:
             raise Malformed(f"is {described(value)}, not one of {', '.join(choices)}")
         return value
@@ -195,7 +195,7 @@ def _choice_reader(choices: tuple[str, ...]) -> Reader:
 def _list_reader(kind: object) -> Reader:
     reader = reader_of(kind)
 
-    def read(value: JSON) -> list[object]:
+    def read(value: object) -> list[object]:
         if value is None:
             return []
         if type(value) is not list:
@@ -210,7 +210,7 @@ def _list_reader(kind: object) -> Reader:
 def _dict_reader(kind: object) -> Reader:
     reader = reader_of(kind)
 
-    def read(value: JSON) -> dict[str, object]:
+    def read(value: object) -> dict[str, object]:
         if value is None:
             return {}
         if type(value) is not dict:
@@ -234,19 +234,19 @@ def _all_finite(values: list[JSON]) -> bool:
     return {float}.issuperset(map(type, values)) and math.isfinite(sum(values))
 
 
-def _text(value: JSON) -> str:
+def _text(value: object) -> str:
     if type(value) is not str:
         raise Malformed(f"is {described(value)}, not a text")
     return value
 
 
-def _integer(value: JSON) -> int:
+def _integer(value: object) -> int:
     if type(value) is not int or not -LARGEST < value < LARGEST:
         raise Malformed(f"is {described(value)}, not a whole number")
     return value
 
 
-def _number(value: JSON) -> float:
+def _number(value: object) -> float:
     if type(value) is float and -math.inf < value < math.inf:
         return value
     if type(value) is int and -LARGEST < value < LARGEST:
@@ -254,7 +254,7 @@ def _number(value: JSON) -> float:
     raise Malformed(f"is {described(value)}, not a finite number")
 
 
-def _truth(value: JSON) -> bool:
+def _truth(value: object) -> bool:
     if type(value) is not bool:
         raise Malformed(f"is {described(value)}, not true or false")
     return value
@@ -289,7 +289,7 @@ SIMPLE = frozenset([str, bool, type(None)])
 PLAIN: dict[object, Reader] = {str: _text, int: _integer, float: _number, bool: _truth, JSON: _json}
 
 
-def described(value: JSON) -> str:
+def described(value: object) -> str:
     """A value in a few words, for a message: "null", "a list", "'adam'"."""
     if value is None:
         return "null"

@@ -16,7 +16,7 @@ LONGEST = 60  # characters of a folder's name
 VOLATILE = ("name", "runs_dir", "rerun", "limit_seconds", "baseline", "dry", "replay", "choices")
 
 
-def run_id(identity: JSON) -> str:
+def run_id(identity: object) -> str:
     """A run's id: 12 hex digits of the SHA-256 of everything that distinguishes it from other runs."""
     text = json.dumps(identity, sort_keys=True, allow_nan=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -30,7 +30,7 @@ def slug(name: str) -> str:
     return f"{plain[:51]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
 
 
-def flat(nested: Mapping[str, JSON], path: str = "") -> dict[str, JSON]:
+def flat(nested: Mapping[str, object], path: str = "") -> dict[str, JSON]:
     """The leaves of a nested configuration by their full names, `workload.size`."""
     leaves: dict[str, JSON] = {}
     for name, value in nested.items():
@@ -41,7 +41,7 @@ def flat(nested: Mapping[str, JSON], path: str = "") -> dict[str, JSON]:
     return leaves
 
 
-def differences(settings: Sequence[Mapping[str, JSON]], absent: bool = False) -> list[dict[str, JSON]]:
+def differences(settings: Sequence[Mapping[str, object]], absent: bool = False) -> list[dict[str, JSON]]:
     """For each setting its entries whose value another setting has differently, in the setting's own order.
 
     With `absent`, a setting without an entry has it as None; else it does not count as different.
@@ -58,6 +58,6 @@ def differences(settings: Sequence[Mapping[str, JSON]], absent: bool = False) ->
     return [{name: value for name, value in setting.items() if len(values[name]) > 1} for setting in settings]
 
 
-def _token(value: JSON) -> str:
+def _token(value: object) -> str:
     """The same text for equal values, whole numbers of either type included."""
     return repr(float(value)) if isinstance(value, int) else repr(value)

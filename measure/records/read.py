@@ -107,7 +107,7 @@ def read_result(folder: Path) -> Result:
         raise Unreadable(path, str(problem)) from problem
 
 
-def checked(plain: JSON) -> Result:
+def checked(plain: object) -> Result:
     """A result from plain JSON of any schema; raises Malformed for what is none."""
     if not isinstance(plain, dict):
         raise Malformed(f"is {described(plain)}, not an object")

@@ -8,6 +8,7 @@ To add a key: add a field; to rename one or change its meaning: raise SCHEMA and
 """
 
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from optimeter.measure.records.environment import Environment, Gpu
@@ -301,7 +302,7 @@ class Result(Findings):
 
 
 # What everyone may look up in a configuration, with its type; it has more, and may lack any of these.
-CONFIGURATION: dict[str, Any] = {
+CONFIGURATION: dict[str, type | UnionType] = {
     "name": str | None,
     "seed": int | None,
     "device": str,

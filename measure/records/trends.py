@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from optimeter.measure.records.fields import JSON
 from optimeter.measure.records.units import BYTES
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def draw_trends(lines: Sequence[dict[str, JSON]], path: str | Path, title: str = "") -> None:
+Line: TypeAlias = dict[str, JSON]
+
+
+def draw_trends(lines: Sequence[Line], path: str | Path, title: str = "") -> None:
     """Write a figure of six panels to `path` (its suffix is the format); `lines` are those of steps.jsonl."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,7 +34,7 @@ def draw_trends(lines: Sequence[dict[str, JSON]], path: str | Path, title: str =
     figure.savefig(path, dpi=110)
 
 
-def column(lines: Sequence[dict[str, JSON]], *keys: str) -> list[float]:
+def column(lines: Sequence[Line], *keys: str) -> list[float]:
     """One value a line, NaN where there is none."""
     values = []
     for line in lines:
@@ -40,7 +45,7 @@ def column(lines: Sequence[dict[str, JSON]], *keys: str) -> list[float]:
     return values
 
 
-def _finish(axis: Any, title: str, x: str, y: str, legend: bool = True) -> None:
+def _finish(axis: "Axes", title: str, x: str, y: str, legend: bool = True) -> None:
     axis.set_title(title, fontsize=11)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -49,12 +54,12 @@ def _finish(axis: Any, title: str, x: str, y: str, legend: bool = True) -> None:
         axis.legend(fontsize=8)
 
 
-def _loss(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
+def _loss(axis: "Axes", lines: Sequence[Line]) -> None:
     axis.plot(column(lines, "step"), column(lines, "loss"), color="C0")
     _finish(axis, "Training loss", "step", "loss", legend=False)
 
 
-def _gradients(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
+def _gradients(axis: "Axes", lines: Sequence[Line]) -> None:
     steps = column(lines, "step")
     for key, colour in (("norm", "C0"), ("mean", "C1"), ("std", "C2")):
         axis.plot(steps, column(lines, "gradient", key), label=key, color=colour, marker=".", markersize=3)
@@ -62,12 +67,12 @@ def _gradients(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     _finish(axis, "Gradient: norm, mean, standard deviation", "step", "")
 
 
-def _gradients_in_time(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
+def _gradients_in_time(axis: "Axes", lines: Sequence[Line]) -> None:
     axis.plot(column(lines, "elapsed"), column(lines, "gradient", "norm"), color="C0", marker=".", markersize=3)
     _finish(axis, "Gradient norm over time", "seconds of training", "norm", legend=False)
 
 
-def _memory(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
+def _memory(axis: "Axes", lines: Sequence[Line]) -> None:
     steps = column(lines, "step")
     for key, colour in (("process", "C3"), ("allocated", "C4"), ("gradients", "C5")):
         values = [value / BYTES["MB"] for value in column(lines, "memory", key)]
@@ -77,7 +82,7 @@ def _memory(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     _finish(axis, "Memory: process, allocator, gradients", "step", "MB")
 
 
-def _moments(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
+def _moments(axis: "Axes", lines: Sequence[Line]) -> None:
     roles = sorted({role for line in lines for role in (line["memory"].get("state") or {})})
     for number, role in enumerate(roles):
         values = [value / BYTES["MB"] for value in column(lines, "memory", "state", role)]
@@ -87,7 +92,7 @@ def _moments(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
     _finish(axis, "Moment memory", "step", "MB")
 
 
-def _updates(axis: Any, lines: Sequence[dict[str, JSON]]) -> None:
+def _updates(axis: "Axes", lines: Sequence[Line]) -> None:
     ratios = [
         update / weight if weight else float("nan")
         for update, weight in zip(column(lines, "update_norm"), column(lines, "weight_norm"), strict=True)

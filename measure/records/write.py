@@ -4,7 +4,6 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 from optimeter.measure.records.fields import JSON, from_plain, to_plain
 from optimeter.measure.records.schema import Findings, Result
@@ -36,7 +35,7 @@ def to_yaml(config: dict[str, JSON]) -> str:
     import yaml
 
     class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     return yaml.dump(config, Dumper=Plain, sort_keys=False, allow_unicode=True)
