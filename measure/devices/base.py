@@ -221,7 +221,7 @@ def device_for(device: "str | torch.device | Device") -> Device:
     """The device of this name, or the one that tensors on a torch.device lie on. Raises UnknownDevice."""
     if isinstance(device, Device):
         return device
-    name = device if isinstance(device, str) else device.type
+    name = getattr(device, "type", device)
     if name not in names():
         raise UnknownDevice(f"unknown device {name!r}; there are {', '.join(names())}")
     return DEVICES[name]() if isinstance(device, str) else DEVICES[name](device)

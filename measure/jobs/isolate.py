@@ -21,8 +21,6 @@ from typing import Generic, TypeVar, TypeVarTuple
 
 import psutil
 
-import optimeter
-
 Returned = TypeVar("Returned")
 Message = TypeVar("Message")
 Arguments = TypeVarTuple("Arguments")
@@ -34,7 +32,7 @@ context.set_forkserver_preload(["torch", "torch._dynamo", "optimeter.measure.job
 
 LONGEST_WAIT = 86_400.0  # seconds at once; the operating system takes no more than some weeks
 SAFE_PATH, PATHS = "PYTHONSAFEPATH", "PYTHONPATH"
-OURS = Path(optimeter.__file__).parent.parent  # the folder where `optimeter` is found
+OURS = Path(__file__).parents[3]  # the folder where `optimeter` is found
 
 
 @dataclass(frozen=True)
