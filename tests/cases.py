@@ -279,7 +279,7 @@ def same_bits(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def rows(cases: Sequence[Case], values: Sequence[Any], *others: Sequence[Any]) -> list[Any]:
+def rows(cases: Sequence[Any], values: Sequence[Any], *others: Sequence[Any]) -> list[Any]:
     """Every case with every one of `values` and of the `others`, for pytest.
 
     `make test` takes each case with each of the others once, the values taking turns; the rest is for `make thorough`.

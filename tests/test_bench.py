@@ -144,7 +144,7 @@ def test_faults_in_a_sweep(bench: Bench, tmp_path: Path) -> None:
         yaml(conf, "optimizer", name.lower(), f"faults.{name}", lr=0.01)
     yaml(conf, "optimizer", "hangs", "faults.Hangs", lr=0.01, pids=str(pids))
     yaml(conf, "optimizer", "missing", "nowhere.Opt", lr=0.01, about={"package": "not-installed"})
-    sweep = ("--config-dir", str(conf), "-m", "workload=mlp", "steps=20", "limit_seconds=8")
+    sweep = ("--config-dir", str(conf), "-m", "workload=toy", "steps=20", "limit_seconds=8")
     ran = bench(*sweep, "optimizer=raises,aborts,leaves,hangs,spoils,missing,adamw")
     assert ran.returncode == 2, ran.stderr
     assert ran.statuses == ["error", "crashed", "crashed", "timeout", "diverged", "unsupported", "ok"]
@@ -181,28 +181,28 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_a_killed_sweep_goes_on_where_it_was(bench: Bench, tmp_path: Path) -> None:
     """Show 5: finished records stay byte for byte, the rest is made, no child outlives the parent."""
-    sweep = ["-m", "workload=mlp", "optimizer=adamw,adam", "seed=0,1,2", "steps=1500"]
+    sweep = ["-m", "workload=mlp", "optimizer=adamw,adam", "seed=0,1", "steps=1000"]
     command = [sys.executable, str(PROJECT / "bench.py"), *sweep]
     parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
-    while len(list(tmp_path.glob("runs/*/*/result.json"))) < 2 and time.monotonic() < deadline:
+    while not list(tmp_path.glob("runs/*/*/result.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
     family = psutil.Process(parent.pid).children(recursive=True)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     before = snapshot(tmp_path)
-    assert 2 <= len(list(tmp_path.glob("runs/*/*/result.json"))) < 6
+    assert 1 <= len(list(tmp_path.glob("runs/*/*/result.json"))) < 4
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     ran = bench(*sweep)
     assert ran.returncode == 0
-    assert ran.statuses.count("kept") >= 2
-    assert len(ran.records) == 6
+    assert ran.statuses.count("kept") >= 1
+    assert len(ran.records) == 4
     after = snapshot(tmp_path)
     assert {path: after[path] for path in before} == before
     assert not list(tmp_path.glob("runs/*/*.part"))
-    assert bench(*sweep).statuses == ["kept"] * 6
+    assert bench(*sweep).statuses == ["kept"] * 4
     assert snapshot(tmp_path) == after
 
 
@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_whole_records(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_two_parents_share_a_folder(bench: Bench, tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "bench.py"), "-m", "workload=toy", "steps=50", "seed=range(6)"]
+    command = [sys.executable, str(PROJECT / "bench.py"), "-m", "workload=toy", "steps=50", "seed=range(4)"]
     parents = [
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for _ in range(2)
@@ -233,10 +233,10 @@ def test_two_parents_share_a_folder(bench: Bench, tmp_path: Path) -> None:
     outputs = [parent.communicate(timeout=120)[0] for parent in parents]
     assert [parent.returncode for parent in parents] == [0, 0]
     made = [[line.split()[0] for line in output.splitlines()] for output in outputs]
-    assert [len(statuses) for statuses in made] == [6, 6]
+    assert [len(statuses) for statuses in made] == [4, 4]
     for a, b in zip(*made, strict=True):
         assert {a, b} == {"ok", "kept"}, "each run is made once"
-    assert len(list(tmp_path.glob("runs/default/*/result.json"))) == 6
+    assert len(list(tmp_path.glob("runs/default/*/result.json"))) == 4
 
 
 def test_an_edited_optimizer_is_run_again(bench: Bench, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ REFUSED = [
     (["+optimizer.lrr=1"], "optimizer.lrr: AdamW takes no such argument; did you mean lr?"),
     (["optimizer.lr=-1"], "optimizer.lr must be a number of at least 0, not -1"),
     (["steps=0"], "steps must be a whole number of at least 1, not 0"),
-    (["device=tpu"], "device=tpu: unknown device 'tpu'; there are cpu, cuda"),
+    (["device=tpu"], "device must be one of auto, cpu, cuda, not 'tpu'"),
     (["optimizer._target_=os.system"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=torch.load"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=optimizers.AdamW"], "there is no module optimizers; ours is optimeter.optimizers.AdamW"),
@@ -320,7 +320,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda value: " ".join(value)[:40])
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
 def test_bad_input_is_one_line_and_writes_nothing(
     bench: Bench, tmp_path: Path, arguments: list[str], words: str
 ) -> None:

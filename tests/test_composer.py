@@ -39,7 +39,6 @@ FILES = [f"{group}={name}" for group in ("optimizer", "workload", "measure") for
 FILES += [f"optimizer=hf/{name}" for name in names("optimizer/hf")]
 FILES += [f"experiment={name}" for name in names("experiment")]
 JOBS: list[list[str]] = [
-    *([name] for name in FILES),
     [],
     ["seed=3"],
     ["optimizer.lr=0.1", "optimizer=lion", "seed=7"],
@@ -52,10 +51,12 @@ JOBS: list[list[str]] = [
 ]
 
 
-def test_every_job_is_the_one_that_hydra_composes(composer: Composer) -> None:
-    for overrides in JOBS * 2:  # what one job's values do to shared files would show in the next
-        made = composer.compose(overrides)
-        config, choices = by_hydra(composer, overrides)
+@pytest.mark.parametrize("files", [FILES[::6], pytest.param(FILES, marks=pytest.mark.thorough)], ids=["some", "all"])
+def test_every_job_is_the_one_that_hydra_composes(composer: Composer, files: list[str]) -> None:
+    jobs = [*([file] for file in files), *JOBS]
+    theirs = [by_hydra(composer, overrides) for overrides in jobs]
+    for overrides, (config, choices) in zip(jobs * 2, theirs * 2, strict=True):
+        made = composer.compose(overrides)  # twice: what one job's values do to shared files would show in the next
         assert made.config == config, overrides
         assert list(made.config) == list(config)
         assert {name: choices[name] for name in made.choices} == dict(made.choices)

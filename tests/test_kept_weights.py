@@ -75,20 +75,35 @@ def test_what_cannot_be_made_says_why(kept: Callable[[float], cache.Kept]) -> No
 # -------------------------------------------------------------------------------------------------- weights of others
 
 
-def test_weights_that_are_not_there_are_an_error_of_one_line(bench: Callable[..., Ran], tmp_path: Path) -> None:
+MISSING = [
+    (
+        ("t5", "small"),
+        {"cache": "run `hf download google-t5/t5-small`", "hub": "cannot be had from the Hugging Face hub"},
+    ),
+    pytest.param(
+        ("sd_lora", "sd15"),
+        {"cache": "run `hf download stable-diffusion-v1-5/stable-diffusion-v1-5`"},
+        marks=pytest.mark.thorough,
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "words"), MISSING, ids=["t5", "sd_lora"])
+def test_weights_that_are_not_there_are_an_error_of_one_line(
+    bench: Callable[..., Ran], tmp_path: Path, model: tuple[str, str], words: dict[str, str]
+) -> None:
+    """`words`: where weights are looked for → what the reason says."""
+    workload, size = model
     nowhere = {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
-    for arguments in (
-        ["-m", "workload=t5", "workload.size=small", "workload.weights=cache,hub"],
-        ["workload=sd_lora", "workload.size=sd15", "workload.weights=cache"],
-    ):
-        ran = bench(*arguments, "optimizer=adamw", environment=nowhere)
-        assert ran.returncode == 2
-        assert set(ran.statuses) == {"error"}
-    reasons = {record["config"]["workload"]["weights"] + record["workload"]: record["reason"] for record in ran.records}
-    assert "run `hf download google-t5/t5-small`" in reasons["cachet5"]
-    assert "run `hf download stable-diffusion-v1-5/stable-diffusion-v1-5`" in reasons["cachesd_lora"]
-    assert "cannot be had from the Hugging Face hub" in reasons["hubt5"]
-    assert not any("\n" in reason for reason in reasons.values())
+    sweep = ("-m", f"workload={workload}", f"workload.size={size}", f"workload.weights={','.join(words)}")
+    ran = bench(*sweep, "optimizer=adamw", environment=nowhere)
+    assert ran.returncode == 2
+    assert set(ran.statuses) == {"error"}
+    reasons = {record["config"]["workload"]["weights"]: record["reason"] for record in ran.records}
+    assert reasons.keys() == words.keys()
+    for source, reason in reasons.items():
+        assert words[source] in reason
+        assert "\n" not in reason
 
 
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

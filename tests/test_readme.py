@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from optimeter.measure.jobs.job import Job
 from optimeter.measure.records.read import read_records
 from optimeter.reports.comparison import comparison
 from optimeter.reports.documents.claims import claims
@@ -24,6 +25,7 @@ from optimeter.reports.look import configured
 from optimeter.reports.steps import optimizer_steps
 from optimeter.reports.table import Table
 from tests.conftest import PROJECT, Ran
+from tests.running import in_this_process
 
 README = PROJECT / "README.md"
 PUBLISHED = PROJECT / "results" / "cpu-2-cores"
@@ -123,8 +125,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (mine,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
     (folder / "my_conf" / "optimizer" / "mine.yaml").write_text(mine)
     for name in ("A", "B", "NAME"):
-        command = [sys.executable, str(PROJECT / "bench.py"), f"name={name}", "workload=toy", "steps=3"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        ran = in_this_process((f"name={name}", "workload=toy", "steps=3"), folder)
+        assert ran.returncode == 0, ran.stderr
     next((folder / "runs" / "NAME").glob("adamw-*")).rename(folder / "runs" / "NAME" / "RUN")
     return folder
 
@@ -133,30 +135,72 @@ def test_there_are_commands() -> None:
     assert len(commands()) >= 12
 
 
-@pytest.mark.parametrize("command", commands())
+def is_sweep(command: str) -> bool:
+    return "bench.py -m " in command or "experiment=" in command
+
+
+SWEEPS = [command for command in commands() if is_sweep(command)]
+STEPS = [command for command in commands() if "measure=step" in command and not is_sweep(command)]
+REPORTS = [command for command in commands() if command.startswith("python -m")]
+RUNS = [command for command in commands() if command not in (*SWEEPS, *STEPS, *REPORTS)]
+
+
+def arguments_of(command: str) -> list[str]:
+    """What stands behind `python bench.py`."""
+    return shlex.split(command)[2:]
+
+
+@pytest.mark.parametrize("command", REPORTS, ids=str)
+def test_the_report_is_made(command: str, folder: Path) -> None:
+    words, environment = shlex.split(command)[1:], {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", RUNS, ids=str)
 def test_the_command_runs(command: str, folder: Path, bench: Callable[..., Ran]) -> None:
-    words = shlex.split(command)[1:]
-    if words[0] == "-m":
-        done = subprocess.run(
-            [sys.executable, *words], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(PROJECT)}
-        )
-        assert done.returncode == 0, done.stderr
-        return
-    arguments = words[1:]
-    if "--help" not in arguments:
-        sweeps = "-m" in arguments or any(word.startswith("experiment=") for word in arguments)
-        arguments += ["dry=true"] if sweeps else ["steps=60"] if "replay=runs/NAME/RUN" not in arguments else []
-    ran = bench(*arguments, folder=folder)
+    whole = "--help" in command or "replay=" in command
+    ran = bench(*arguments_of(command), *([] if whole else ["steps=60"]), folder=folder)
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_loop_of_the_readme_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [["measure.seconds=0.1"], pytest.param([], marks=pytest.mark.thorough)], ids=str)
+@pytest.mark.parametrize("command", STEPS, ids=str)
+def test_the_step_is_compared(command: str, seconds: list[str], folder: Path, bench: Callable[..., Ran]) -> None:
+    ran = bench(*arguments_of(command), *seconds, folder=folder)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("command", SWEEPS, ids=str)
+def test_the_sweep_is_composed_and_all_that_it_names_is_there(
+    command: str, folder: Path, bench: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is refused is refused before the first run or estimate, at which this ends."""
+    jobs: list[Job] = []
+    monkeypatch.setattr("optimeter.bench.run_jobs", lambda composed, make: jobs.extend(composed) or [])
+    monkeypatch.setattr("optimeter.bench.show", lambda composed: jobs.extend(composed) or 0)
+    monkeypatch.setattr("optimeter.bench.exit_code", lambda composed, endings: 0)
+    ran = bench(*arguments_of(command), folder=folder)
+    assert ran.returncode == 0, ran.stderr
+    assert jobs
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", SWEEPS, ids=str)
+def test_the_sweep_is_estimated(command: str, folder: Path, bench: Callable[..., Ran]) -> None:
+    ran = bench(*arguments_of(command), *([] if "dry=true" in command else ["dry=true"]), folder=folder)
+    assert ran.returncode == 0, ran.stderr
+    assert "nothing was run" in ran.stdout
+    assert "looking at it ends the process" not in ran.stdout
+
+
+def test_the_loop_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(PROJECT)}
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == pytest.approx(8.0, abs=0.01)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out) == pytest.approx(8.0, abs=0.01)
     assert (tmp_path / "trends.png").exists()
 
 
@@ -170,6 +214,7 @@ def test_make_knows_its_targets() -> None:
         "bench",
         "documents",
         "test",
+        "thorough",
         "check",
         "report",
         "clean",

@@ -493,12 +493,13 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     assert found["scripts"] == 0
 
 
-def test_a_thousand_records_make_a_page(tmp_path: Path) -> None:
-    """As few optimizers with many seeds, as one seed of many, and as many settings."""
-    rates = [{"lr": 1e-3 * (index + 1)} for index in range(20)]
+@pytest.mark.parametrize(("few", "many"), [(4, 30), pytest.param(20, 300, marks=pytest.mark.thorough)])
+def test_a_thousand_records_make_a_page(tmp_path: Path, few: int, many: int) -> None:
+    """As few optimizers with many seeds, as one seed of many, and as many settings; a tenth of them in `make test`."""
+    rates = [{"lr": 1e-3 * (index + 1)} for index in range(few)]
     seeds = [record("adamw", seed, 1 + seed / 100, arguments=lr) for seed in range(20) for lr in rates]
-    names = [record(f"optimizer_{index}", spec=OTHER | {"batch": 1}) for index in range(300)]
-    batches = [record(spec=OTHER | {"batch": index + 2}) for index in range(300)]
+    names = [record(f"optimizer_{index}", spec=OTHER | {"batch": 1}) for index in range(many)]
+    batches = [record(spec=OTHER | {"batch": index + 2}) for index in range(many)]
     write(tmp_path, *seeds, *names, *batches)
     page = build(tmp_path, [STUDY]).read_text()
     assert len(page) < 20e6

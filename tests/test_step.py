@@ -304,10 +304,10 @@ def test_a_run_has_its_record_and_the_baseline_makes_another(bench: Callable[...
 
 
 def test_a_sweep_over_optimizers_and_shapes(bench: Callable[..., Ran]) -> None:
-    ran = bench("-m", "measure=step", "optimizer=adam,torch_sgd,sparse_adam", "measure.shapes=3,2*4x4",
+    ran = bench("-m", "measure=step", "optimizer=adam,sparse_adam", "measure.shapes=3,2*4x4",
                 "measure.seconds=0.02")  # fmt: skip
-    assert ran.statuses == ["ok"] * 4 + ["unsupported"] * 2, ran.stderr
-    assert len({record["run"] for record in ran.records}) == 6
+    assert ran.statuses == ["ok"] * 2 + ["unsupported"] * 2, ran.stderr
+    assert len({record["run"] for record in ran.records}) == 4
 
 
 def test_the_baseline_makes_no_other_training_run(bench: Callable[..., Ran]) -> None:
@@ -326,7 +326,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda value: " ".join(value)[:40])
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
 def test_bad_input_is_one_line(bench: Callable[..., Ran], tmp_path: Path, arguments: list[str], words: str) -> None:
     ran = bench("measure=step", *arguments)
     assert ran.returncode == 1

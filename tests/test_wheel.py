@@ -166,11 +166,16 @@ def test_nothing_of_ours_names_the_plug_in() -> None:
 
 
 def test_workloads_without_their_packages_are_unsupported_and_say_what_to_install(installed: Installed) -> None:
-    ended = installed.run("optimeter", "-m", "optimizer=adamw", "workload=t5,sd_lora", "name=finetune", "steps=3")
-    assert [line.split()[0] for line in ended.splitlines()] == ["unsupported", "unsupported"]
-    assert ended.count("pip install 'optimeter[finetune]'") == 2
-    assert "SDLora needs diffusers, peft, transformers" in ended
-    rival = installed.run("optimeter", "optimizer=hf_adafactor", "workload=toy", "name=finetune", "steps=3")
+    sweep = ("-m", "workload=t5,sd_lora,toy", "optimizer=adamw,hf_adafactor", "name=finetune", "steps=3")
+    ended = {tuple(line.split()[1:4]): line for line in installed.run("optimeter", *sweep).splitlines()}
+    for workload, cls in (("t5", "T5"), ("sd_lora", "SDLora")):
+        line = ended["adamw", "on", f"{workload},"]
+        assert line.startswith("unsupported")
+        assert f"{cls} needs " in line
+        assert "pip install 'optimeter[finetune]'" in line
+    assert "SDLora needs diffusers, peft, transformers" in ended["adamw", "on", "sd_lora,"]
+    assert ended["adamw", "on", "toy,"].startswith("ok")
+    rival = ended["hf_adafactor", "on", "toy,"]
     assert rival.startswith("unsupported")
     assert "pip install transformers" in rival
 

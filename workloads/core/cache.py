@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import Tensor
 
-import optimeter
 from optimeter.workloads.core.workload import content_hash, packaged
 
-ROOT = str(Path(optimeter.__file__).parent.parent)
+# Where `optimeter` is found. It is not imported for it, as all that its names lead to would be a source of each run.
+ROOT = str(Path(__file__).absolute().parents[3])
 # Not `-m`: the working folder must not come first, where a folder named torch may be.
 COMMAND = (
     "import sys; sys.path.insert(0, sys.argv[1]); from optimeter.workloads.core import cache; cache.main(*sys.argv[2:])"
