@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from optimeter.measure import OptimizerMonitor, devices
+from optimeter import OptimizerMonitor
+from optimeter.measure import devices
 from optimeter.measure.devices import UnavailableDevice, UnknownDevice, base, device_for, names, resolve
 from optimeter.measure.devices.cuda import Cuda, CudaAllocator
 from optimeter.workloads import Toy

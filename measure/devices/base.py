@@ -153,8 +153,8 @@ class Device(ABC):
         """The model's name, as "NVIDIA H100": part of a run's id."""
 
     def describe(self) -> dict[str, Any] | None:
-        """The environment's `gpu` block: name, memory, versions. None for what is no GPU."""
-        return None
+        """The environment's `gpu` block: name, memory, versions. None where the host itself does the work."""
+        return None if self.host_waits else {"name": self.label()}
 
     @abstractmethod
     def stamp(self) -> Any:

@@ -19,10 +19,10 @@ from optimeter.measure.records.write import check, in_short, to_line
 if TYPE_CHECKING:
     from optimeter.measure.jobs.build import Build
     from optimeter.measure.methods import Recipe, Settings, Trial
-    from optimeter.measure.methods.base import Progress
+    from optimeter.measure.methods.base import News
 
 Tell = Callable[[Machine | Answer], None]
-Report = Callable[["Progress"], None]
+Report = Callable[["News"], None]
 
 
 def identify(parts: list[Part], device: str, send: Tell) -> None:
@@ -122,7 +122,7 @@ def _measure(payload: Payload, folder: Path, send: Report) -> Result:
     measure = build_measure(payload["config"]["measure"], payload["listed_only"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
 
-        def progress(news: "Progress") -> None:
+        def progress(news: "News") -> None:
             steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
             send(news)
 
@@ -145,7 +145,7 @@ def _measure(payload: Payload, folder: Path, send: Report) -> Result:
 
 
 def trial_of(
-    payload: Payload, write: Callable[[dict[str, JSON]], object], progress: Callable[["Progress"], object]
+    payload: Payload, write: Callable[[dict[str, JSON]], object], progress: Callable[["News"], object]
 ) -> "Trial":
     """What a measure is given; raises Unsupported where the baseline cannot be built here."""
     from optimeter.measure.devices import device_for

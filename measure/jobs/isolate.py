@@ -54,7 +54,7 @@ class Outcome(Generic[Returned]):
         return f"left with exit code {self.exit_code} before its record was written"
 
 
-def warm_up() -> None:
+def start_server() -> None:
     """Start the fork server, whose imports then go on beside whatever the parent does next."""
     from multiprocessing.forkserver import ensure_running
 
@@ -88,7 +88,7 @@ def run_isolated(
     (Ctrl-C too) the child and its descendants are killed first.
     """
     receiver, sender = context.Pipe(duplex=False)
-    warm_up()
+    start_server()
     everything = (function, arguments, sender, log, os.environ.get(PATHS))
     process = context.Process(target=_child, args=everything, daemon=False)
     begin = time.monotonic()
