@@ -16,7 +16,7 @@ from pathlib import Path
 from optimeter.conf.compose import compose
 from optimeter.measure.jobs.child import identify, look, make
 from optimeter.measure.jobs.dry_run import show
-from optimeter.measure.jobs.isolate import warm_up
+from optimeter.measure.jobs.isolate import start_server
 from optimeter.measure.jobs.job import Job, job_of
 from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.jobs.parts import Config
@@ -79,7 +79,7 @@ def command() -> int:
             file.write(f"{run([config])}\n")
 
     # torch is imported in the fork server while jobs are composed here
-    configs = compose(run_elsewhere, begin=warm_up)
+    configs = compose(run_elsewhere, begin=start_server)
     elsewhere = [int(code) for code in codes.read_text().split()] if codes.exists() else []
     return max([run(configs) if configs else 0, *elsewhere])
 

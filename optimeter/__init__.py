@@ -14,27 +14,54 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optimeter import optimizers as optimizers
     from optimeter import workloads as workloads
+    from optimeter.measure.devices import Device as Device
+    from optimeter.measure.methods.base import Measure as Measure
+    from optimeter.measure.methods.base import Trial as Trial
+    from optimeter.measure.methods.loop import Loop as Loop
     from optimeter.measure.methods.plan import plan as plan
     from optimeter.measure.monitor.monitor import OptimizerMonitor as OptimizerMonitor
     from optimeter.measure.records.read import Record as Record
+    from optimeter.measure.records.schema import Findings as Findings
+    from optimeter.reports.table import Cell as Cell
     from optimeter.reports.table import Table as Table
     from optimeter.workloads import Workload as Workload
 
 # Name → the module that it stands in, and what it is called there; an empty name is the module itself.
 NEED_TORCH = {
+    "Device": ("optimeter.measure.devices", "Device"),
+    "Loop": ("optimeter.measure.methods.loop", "Loop"),
+    "Measure": ("optimeter.measure.methods.base", "Measure"),
     "OptimizerMonitor": ("optimeter.measure.monitor.monitor", "OptimizerMonitor"),
+    "Trial": ("optimeter.measure.methods.base", "Trial"),
     "Workload": ("optimeter.workloads", "Workload"),
     "optimizers": ("optimeter.optimizers", ""),
     "plan": ("optimeter.measure.methods.plan", "plan"),
     "workloads": ("optimeter.workloads", ""),
 }
 WITHOUT_TORCH = {
+    "Cell": ("optimeter.reports.table", "Cell"),
+    "Findings": ("optimeter.measure.records.schema", "Findings"),
     "Record": ("optimeter.measure.records.read", "Record"),
     "Table": ("optimeter.reports.table", "Table"),
 }
 PUBLIC = NEED_TORCH | WITHOUT_TORCH
 
-__all__ = ["OptimizerMonitor", "Record", "Table", "Workload", "load", "optimizers", "plan", "workloads"]
+__all__ = [
+    "Cell",
+    "Device",
+    "Findings",
+    "Loop",
+    "Measure",
+    "OptimizerMonitor",
+    "Record",
+    "Table",
+    "Trial",
+    "Workload",
+    "load",
+    "optimizers",
+    "plan",
+    "workloads",
+]
 
 
 def load(folder: str | Path) -> "list[Record]":

@@ -8,8 +8,6 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-import optimeter
-
 USAGE = "python -m reports [--config-dir DIR]… FOLDER… | python -m reports compare A B"
 
 
@@ -59,10 +57,8 @@ def build_all(roots: list[Path], config_dirs: list[Path]) -> int:
 
 def search_path(folders: list[str], theirs: list[str]) -> list[str]:
     """Where modules are looked for: what is installed, the user's, then a checkout of ours, which may hide neither."""
-    ours = Path(optimeter.__file__).resolve().parent.parent
+    ours = Path(__file__).resolve().parent.parent  # on the path in a checkout alone
     everything = [*folders, *theirs]
-    if not (ours / "bench.py").exists():  # ours are installed too
-        return everything
     last = [folder for folder in everything if Path(folder).resolve() == ours]
     return [*(folder for folder in everything if folder not in last), *last]
 

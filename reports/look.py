@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from optimeter.measure.records.fields import is_empty
 from optimeter.measure.records.read import Record
 from optimeter.measure.records.schema import Result, Spread
 from optimeter.measure.records.units import BYTES
@@ -44,8 +45,11 @@ def machine_of(run: Result) -> str | None:
 
 
 def on_cpu(run: Result) -> bool:
-    """Whether the host did the work: there is no queue of a device to wait for, and no allocator that counts."""
-    return run.device == "cpu"
+    """Whether the host did the work, since no other device is described.
+
+    Then there is no queue of a device to wait for, and no allocator that counts.
+    """
+    return is_empty(run.environment.gpu)
 
 
 def followers(records: Iterable[Record]) -> dict[Any, set[str]]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ class Cell:
     @property
     def shown(self) -> str:
         """The text, or what the value says of itself."""
-        return self.text or (DASH if self.value is None else str(self.value))
+        return printable(self.text or (DASH if self.value is None else str(self.value)))
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,26 @@ class Table:
         return out.getvalue()
 
 
+def printable(text: str) -> str:
+    """`text` on one line, without what would steer a terminal: a record may come from anywhere."""
+    if text.isprintable():
+        return text
+    return "".join(" " if unicodedata.category(letter).startswith("C") else letter for letter in text)
+
+
 def _in_markdown(text: str) -> str:
+    text = printable(text)
     for character in "\\|<>*_`&[]$~":
         text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ").replace("\r", " ")
+    return text
 
 
 def _in_csv(cell: Cell) -> Any:
     value = cell.text.replace(DASH, "") if cell.value is None else cell.value
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    formula = value[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return printable(f"'{value}" if formula else value)
 
 
 def number(value: float | None, digits: int = 4, unit: str = "") -> str:

@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 from optimeter.conf import CONF
 from optimeter.conf.compose import complete
 from optimeter.conf.composer import plain
-from optimeter.measure.jobs.isolate import warm_up
+from optimeter.measure.jobs.isolate import start_server
 from tests.running import PROJECT, Ran, in_a_process, in_this_process
 from tests.twice import loaded_twice
 
@@ -69,7 +69,7 @@ def fork_server() -> None:
     """Start what all runs come from, which takes two seconds; nothing waits for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHDYNAMO_DISABLE", "1")
-        warm_up()
+        start_server()
 
 
 @pytest.fixture

@@ -351,6 +351,7 @@ def test_identities_of_ours_and_of_installed_packages() -> None:
     assert theirs["sources"] == {}
     assert theirs["package"] == f"torch {torch.__version__}"
     digits = identity("workload", {"_target_": "optimeter.workloads.MLP"})
+    assert digits["shaped_by"] == digits["follows"] == []
     assert list(digits["data"]) == ["sklearn/datasets/data/digits.csv.gz"]
 
 

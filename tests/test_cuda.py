@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimeter.measure import OptimizerMonitor
+from optimeter import OptimizerMonitor
 from optimeter.measure.devices.cuda import CudaAllocator
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.memory.prediction import predict

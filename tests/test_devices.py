@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from optimeter.measure import OptimizerMonitor, devices
+from optimeter import OptimizerMonitor
+from optimeter.measure import devices
 from optimeter.measure.devices import UnavailableDevice, UnknownDevice, base, device_for, names, resolve
 from optimeter.measure.devices.cuda import Cuda, CudaAllocator
 from optimeter.workloads import Toy
@@ -69,13 +70,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_devices_that_there_are() -> None:
-    assert names() == ["cpu", "cuda"]
+    assert {"cpu", "cuda"} <= set(names())
     assert device_for("cpu").torch == torch.device("cpu")
     assert device_for(torch.device("cuda:3")).torch == torch.device("cuda:3")
     assert device_for(device_for("cpu")).name == "cpu"
 
 
 def test_auto_is_the_first_available_device_that_is_not_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "DEVICES", {name: base.DEVICES[name] for name in ("cpu", "cuda")})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve("auto").name == resolve("cuda").name == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -84,30 +86,70 @@ def test_auto_is_the_first_available_device_that_is_not_the_cpu(monkeypatch: pyt
         resolve("cuda")
 
 
-@pytest.mark.parametrize("device", ["tpu", "mps", "xpu", "cuda:1", torch.device("mps"), torch.device("meta")], ids=str)
+def known() -> str:
+    """How a refusal ends: the devices that there are, for a regular expression."""
+    return f"; there are {', '.join(names())}"
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu", "cuda:1", None, torch.device("meta")], ids=str)
 def test_an_unknown_device_is_refused_by_name(device: Any) -> None:
-    name = device if isinstance(device, str) else device.type
-    with pytest.raises(UnknownDevice, match=f"^unknown device '{name}'; there are cpu, cuda$"):
-        device_for(device)
+    name = getattr(device, "type", device)
+    for ask in (device_for, resolve):
+        with pytest.raises(UnknownDevice, match=f"^unknown device {name!r}{known()}$"):
+            ask(device)
 
 
-def test_the_monitor_refuses_a_device_that_it_has_no_clock_for() -> None:
-    model = nn.Linear(2, 2, device="meta")
-    with pytest.raises(ValueError, match=r"^OptimizerMonitor: unknown device 'meta'; there are cpu, cuda$"):
+@pytest.mark.parametrize("device", ["gpu", torch.device("meta"), torch.device("vulkan")], ids=str)
+def test_the_monitor_refuses_a_device_that_it_has_no_clock_for(device: Any) -> None:
+    model = nn.Linear(2, 2)
+    name = getattr(device, "type", device)
+    with pytest.raises(ValueError, match=f"^OptimizerMonitor: unknown device '{name}'{known()}$"):
+        OptimizerMonitor(model, torch.optim.SGD(model.parameters()), device=device)
+
+
+@pytest.mark.parametrize("part", ["0.weight", "1.weight", "2.running_mean"])
+def test_each_tensor_of_a_watched_model_lies_on_a_known_device(part: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False).requires_grad_(False))
+    model.append(nn.BatchNorm1d(2, affine=False))
+    model[int(part[0])].to("meta")
+    with pytest.raises(ValueError, match=f"^OptimizerMonitor: {part}: unknown device 'meta'{known()}$"):
         OptimizerMonitor(model, torch.optim.SGD(model.parameters()))
 
 
+def test_a_model_on_two_known_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base.DEVICES, "meta", base.DEVICES["cpu"])
+    model = nn.Sequential(nn.Embedding(8, 2), nn.Linear(2, 2, device="meta"))
+    with pytest.raises(
+        ValueError, match=r"^OptimizerMonitor: .* \(0\.weight on cpu, 1\.weight on meta\); move it to one$"
+    ):
+        OptimizerMonitor(model, torch.optim.SGD(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", torch.device("cpu"), None, device_for("cpu")], ids=["name", "torch", "none", "own"]
+)
+def test_the_monitor_takes_a_device_by_name(device: Any) -> None:
+    model = nn.Linear(2, 2)
+    assert OptimizerMonitor(model, torch.optim.SGD(model.parameters()), device=device).device.name == "cpu"
+
+
+def test_the_monitor_times_no_model_by_another_devices_clock() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^OptimizerMonitor: the model lies on cpu, not on cuda; leave `device` out"):
+        OptimizerMonitor(model, torch.optim.SGD(model.parameters()), device="cuda")
+
+
 def test_one_file_more_is_one_device_more(fake: None) -> None:
-    assert names() == ["cpu", "cuda", "fake"]
+    assert {"cpu", "cuda", "fake"} <= set(names())
     assert device_for("fake").label() == "Fake 1000"
-    with pytest.raises(UnknownDevice, match="there are cpu, cuda, fake"):
+    with pytest.raises(UnknownDevice, match=f"{known()}$"):
         device_for("tpu")
 
 
 def test_a_strangers_loop_is_watched_on_the_new_device(fake: None) -> None:
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    with OptimizerMonitor(model, optimizer, device=device_for("fake")) as monitor:
+    with OptimizerMonitor(model, optimizer, device="fake") as monitor:
         for _ in range(4):
             loss = model(torch.ones(1, 4)).sum()
             loss.backward()
@@ -132,13 +174,13 @@ def test_a_run_trains_on_the_new_device(fake: None) -> None:
     assert found.memory.allocator_state_bytes == 0
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", names())
 def test_every_device_keeps_the_contract(name: str) -> None:
     cls = base.DEVICES[name]
     assert cls.name == name
     assert 0 < cls.overhead_limit < 0.1
     assert cls.copies_at_once >= 1
-    assert cls.host_waits == (name == "cpu")
+    assert device_for("cpu").host_waits
 
 
 def test_a_delay_on_cuda_keeps_device_and_host_alike(monkeypatch: pytest.MonkeyPatch) -> None:

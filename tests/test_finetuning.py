@@ -189,7 +189,7 @@ def test_every_optimizer_takes_three_steps(optimizer: str, name: str, models: An
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-@both
+@pytest.mark.parametrize("name", ["t5", pytest.param("sd_lora", marks=pytest.mark.thorough)])
 def test_three_steps_in_bf16_with_checkpointing(name: str) -> None:
     from optimeter.optimizers import AdamW
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from optimeter.measure import OptimizerMonitor
+from optimeter import OptimizerMonitor
 from optimeter.measure.devices import device_for
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.devices.cuda import READ_BACK_EVERY, Cuda, CudaAllocator, CudaReadBack

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from optimeter.measure import OptimizerMonitor
+from optimeter import OptimizerMonitor
 from optimeter.measure.devices import Allocator, ReadBack
 from optimeter.measure.devices.cpu import Cpu
 from optimeter.measure.monitor.observation import Observation
 from optimeter.measure.monitor.sampling import BUDGET, CALIBRATION_STEPS, Schedule
-from optimeter.measure.monitor.timings import warm_up
+from optimeter.measure.monitor.timings import warm_up_steps
 from optimeter.measure.records.fields import to_plain
 from optimeter.workloads import MLP
 from tests.conftest import no_synchronisation
@@ -434,7 +434,7 @@ def test_the_schedule_spends_its_budget_and_no_more() -> None:
 
 
 def test_warm_up_never_takes_everything() -> None:
-    assert [warm_up(steps) for steps in (0, 1, 2, 9, 100, 10_000)] == [0, 0, 1, 1, 10, 50]
+    assert [warm_up_steps(steps) for steps in (0, 1, 2, 9, 100, 10_000)] == [0, 0, 1, 1, 10, 50]
 
 
 def test_values_are_read_back_in_order() -> None:

@@ -225,7 +225,7 @@ def test_the_tree_is_the_trees() -> None:
     (tree,) = re.findall(r"## The tree\n\n```\n(.*?)```", README.read_text(), re.DOTALL)
     named = {line.split()[0].rstrip("/") for line in tree.splitlines()}
     folders = {path.name for path in PROJECT.iterdir() if (path / "__init__.py").exists()}
-    assert named == folders | {"bench.py", "results"}
+    assert named == folders | {"bench.py", "examples", "results"}
 
 
 def test_links_lead_somewhere() -> None:

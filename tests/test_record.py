@@ -137,6 +137,9 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "a wrong number": (with_keys(memory={"state_bytes": "many"}), "memory.state_bytes is 'many', not a whole number"),
     "a wrong list": (with_keys(quality={"evaluations": [{"step": None}]}), "step is null, not a whole number"),
     "a wrong configuration": (with_keys(config={"optimizer": 3}), "config.optimizer is 3"),
+    "a class of another kind": (
+        with_keys(config={"optimizer": {"a": 1}, "workload": {"_target_": [1]}}), "workload._target_ is a list"
+    ),
     "half a configuration": (with_keys(config={"steps": 3}), "config.optimizer is missing"),
     "NaN": (with_text(json.dumps(PLAIN | {"time": {"wall": math.nan}})), "time.wall is nan, not a finite number"),
     "infinite": (with_text(json.dumps(PLAIN).replace('"config": {}', '"config": {"a": 1e999}')), "config.a is inf"),
@@ -162,6 +165,8 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "a folder of YAML": (lambda folder: (folder / "config.yaml").mkdir(), "is a folder, not a file"),
     "a link to no YAML": (linked("config.yaml", "nowhere"), "is a link to nothing"),
 }  # fmt: skip
+if Path("/proc/self/mem").exists():  # as a disk that fails
+    FOREIGN["what cannot be read"] = (linked("result.json", "/proc/self/mem"), "Input/output error")
 
 
 def test_what_is_no_record_is_a_line_and_the_rest_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +211,12 @@ def test_a_line_stays_one_whatever_a_folder_is_called(tmp_path: Path, capsys: py
     with_text("[]")(tmp_path / "a\nb\x1b[31m")
     assert read_records(tmp_path) == []
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_that_no_page_can_name_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path).folder.rename(tmp_path / os.fsdecode(b"odd-\xff"))
+    assert read_records(tmp_path) == []
+    assert "its name is not UTF-8" in capsys.readouterr().err
 
 
 OLD = {

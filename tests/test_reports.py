@@ -442,6 +442,8 @@ def test_numbers_are_short_and_true() -> None:
     ]  # fmt: skip
     assert (percent(0.123), percent(0.12345, 2), percent(None)) == ("12 %", "12.35 %", "–")
     assert Table("t", "a|b", ["c"], [[Cell(None)], [Cell("x\ny")]]).markdown().count("\n| ") == 4
+    steering = Table("t", "t", ["c"], [[Cell("\x1b[31m\0x")]])
+    assert not {"\x1b", "\0"} & set(steering.markdown() + steering.csv()), "what would steer a terminal"
 
 
 def test_pareto() -> None:

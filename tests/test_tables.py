@@ -58,7 +58,9 @@ def test_steps_have_ratio_verdict_and_bandwidth(tmp_path: Path) -> None:
 
 
 def test_on_a_gpu_the_hosts_time_stands_beside(tmp_path: Path) -> None:
-    write(tmp_path, step_record("adamw", device="cuda"), step_record("adam"))
+    on_gpu = step_record("adamw", device="cuda")
+    on_gpu["environment"] = on_gpu["environment"] | {"gpu": {"name": "H100"}}
+    write(tmp_path, on_gpu, step_record("adam"))
     assert [row["host ms"] for row in rows_of(optimizer_steps(read_records(tmp_path)))] == ["–", "1.00 [0.900, 1.20]"]
 
 

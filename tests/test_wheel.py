@@ -254,6 +254,13 @@ def test_bench_loads_no_file_twice(bench: Bench, looking: dict[str, str]) -> Non
     assert told(looking["SEEN"]) == {"child []", "parent []"}
 
 
+def test_a_report_loads_no_file_twice(looking: dict[str, str]) -> None:
+    """In a checkout too, where `python -m reports` finds the package under its short name."""
+    command = [sys.executable, "-m", "reports", "compare", "results/h100", "results/h100"]
+    subprocess.run(command, cwd=PROJECT, env={**os.environ, **looking}, check=True, capture_output=True)
+    assert told(looking["SEEN"]) == {"parent []"}
+
+
 def test_the_command_loads_no_file_twice(installed: Installed, looking: dict[str, str]) -> None:
     assert installed.run("optimeter", *LOOKING, **looking).startswith("ok")
     assert told(looking["SEEN"]) == {"child []", "parent []"}

@@ -6,8 +6,7 @@ from typing import Any
 
 from meters import NoMeter, meter_for
 
-from optimeter.measure.methods import Loop, Measure, Trial
-from optimeter.measure.records.schema import Findings
+from optimeter import Findings, Loop, Measure, Trial
 
 
 class Energy(Measure):

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from optimeter.measure.records.read import Record
-from optimeter.reports import Cell, Table, number
+from optimeter import Cell, Record, Table
+from optimeter.reports import number
 
 COLUMNS = ("workload", "optimizer", "device", "mJ a step", "W", "ms a step", "steps", "by")
 NOTES = (

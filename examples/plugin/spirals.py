@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from optimeter.workloads import Workload
+from optimeter import Workload
 
 Batch = tuple[Tensor, Tensor]  # points (n, 2), classes (n,)
 

@@ -153,8 +153,8 @@ class Device(ABC):
         """The model's name, as "NVIDIA H100": part of a run's id."""
 
     def describe(self) -> dict[str, Any] | None:
-        """The environment's `gpu` block: name, memory, versions. None for what is no GPU."""
-        return None
+        """The environment's `gpu` block: name, memory, versions. None where the host itself does the work."""
+        return None if self.host_waits else {"name": self.label()}
 
     @abstractmethod
     def stamp(self) -> Any:
@@ -221,7 +221,7 @@ def device_for(device: "str | torch.device | Device") -> Device:
     """The device of this name, or the one that tensors on a torch.device lie on. Raises UnknownDevice."""
     if isinstance(device, Device):
         return device
-    name = device if isinstance(device, str) else device.type
+    name = getattr(device, "type", device)
     if name not in names():
         raise UnknownDevice(f"unknown device {name!r}; there are {', '.join(names())}")
     return DEVICES[name]() if isinstance(device, str) else DEVICES[name](device)

@@ -7,7 +7,7 @@ refused, and a replayed configuration may only name packages on the list.
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Unpack, get_args, get_origin, get_type_hints
@@ -18,10 +18,9 @@ from torch.optim import Optimizer
 from optimeter.measure.jobs.environment import installed
 from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
 from optimeter.measure.jobs.parts import Config, about, arguments, others
-from optimeter.measure.methods.base import Measure
+from optimeter.measure.methods.base import Build, Measure
 from optimeter.workloads.core.workload import Workload
 
-Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
 KINDS: dict[str, type] = {"workload": Workload, "measure": Measure}  # every other part is an optimizer
 # Top-level package → the distribution to install; the only targets that a replayed configuration may name.
 PEERS = {

@@ -20,11 +20,11 @@ from optimeter.measure.records.write import check, in_short, to_line
 if TYPE_CHECKING:
     from optimeter.measure.jobs.build import Build
     from optimeter.measure.methods import Measure, Recipe, Settings, Trial
-    from optimeter.measure.methods.base import Progress
+    from optimeter.measure.methods.base import News
     from optimeter.measure.records.schema import Findings
 
 Tell = Callable[[Machine | Answer], None]
-Report = Callable[["Progress"], None]
+Report = Callable[["News"], None]
 
 
 def identify(parts: list[Part], device: str, send: Tell) -> None:
@@ -124,7 +124,7 @@ def _measure(payload: Payload, folder: Path, send: Report) -> Result:
     measure = build_measure(payload["config"]["measure"], payload["listed_only"])
     with open(folder / STEPS, "w", encoding="utf-8", buffering=1 << 14) as steps:
 
-        def progress(news: "Progress") -> None:
+        def progress(news: "News") -> None:
             steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
             send(checked_progress(news))
 
@@ -159,7 +159,7 @@ def summarise(findings: "Findings", measure: "Measure") -> None:
 
 
 def trial_of(
-    payload: Payload, write: Callable[[dict[str, JSON]], object], progress: Callable[["Progress"], object]
+    payload: Payload, write: Callable[[dict[str, JSON]], object], progress: Callable[["News"], object]
 ) -> "Trial":
     """What a measure is given; raises Unsupported where the baseline cannot be built here."""
     from optimeter.measure.devices import device_for

@@ -21,8 +21,6 @@ from typing import Generic, TypeVar, TypeVarTuple
 
 import psutil
 
-import optimeter
-
 Returned = TypeVar("Returned")
 Message = TypeVar("Message")
 Arguments = TypeVarTuple("Arguments")
@@ -34,7 +32,7 @@ context.set_forkserver_preload(["torch", "torch._dynamo", "optimeter.measure.job
 
 LONGEST_WAIT = 86_400.0  # seconds at once; the operating system takes no more than some weeks
 SAFE_PATH, PATHS = "PYTHONSAFEPATH", "PYTHONPATH"
-OURS = Path(optimeter.__file__).parent.parent  # the folder where `optimeter` is found
+OURS = Path(__file__).parents[3]  # the folder where `optimeter` is found
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Outcome(Generic[Returned]):
         return f"left with exit code {self.exit_code} before its record was written"
 
 
-def warm_up() -> None:
+def start_server() -> None:
     """Start the fork server, whose imports then go on beside whatever the parent does next."""
     from multiprocessing.forkserver import ensure_running
 
@@ -90,7 +88,7 @@ def run_isolated(
     (Ctrl-C too) the child and its descendants are killed first.
     """
     receiver, sender = context.Pipe(duplex=False)
-    warm_up()
+    start_server()
     everything = (function, arguments, sender, log, os.environ.get(PATHS))
     process = context.Process(target=_child, args=everything, daemon=False)
     begin = time.monotonic()

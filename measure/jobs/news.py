@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from optimeter.measure.records.fields import JSON
 
 if TYPE_CHECKING:
-    from optimeter.measure.methods.base import Progress
+    from optimeter.measure.methods.base import News
 
 
-def checked_progress(news: object) -> "Progress":
+def checked_progress(news: object) -> "News":
     """(steps done, steps in all, the last loss or None) as plain numbers; raises TypeError for anything else."""
     if not isinstance(news, (tuple, list)) or len(news) != 3:
         raise TypeError(f"progress takes (steps done, steps in all, the last loss or None), not {news!r:.80}")

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from optimeter.measure.methods.base import News
+
 Item = TypeVar("Item")
 PATIENCE, PAUSE = 2.0, 5.0  # seconds before the first line, and between two
 
@@ -58,7 +60,7 @@ class Progress:
             title = f"[{self.done}/{self.total}] {label}".replace("[", r"\[")
             self._bar.update(self._task, description=title, completed=0, news="starting")
 
-    def news(self, message: tuple[int, int, float | None]) -> None:
+    def news(self, message: "News") -> None:
         """The run has made `step` of `steps`, which may be none."""
         step, steps, loss = message
         if self._bar:

@@ -22,9 +22,9 @@ from optimeter.measure.records.schema import FAILED, Result, Status
 from optimeter.measure.records.write import to_yaml
 
 if TYPE_CHECKING:
-    from optimeter.measure.methods.base import Progress as Step
+    from optimeter.measure.methods.base import News
 
-Make: TypeAlias = Callable[[Payload, Path, Callable[["Step"], None]], Result]  # what the child does
+Make: TypeAlias = Callable[[Payload, Path, Callable[["News"], None]], Result]  # what the child does
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ def _make(job: Job, make: Make, progress: Progress) -> Ending:
 def _run(job: Job, make: Make, progress: Progress) -> Result:
     """What the child found; or, where it came to no end of its own, how it ended."""
     folder = job.place.part
-    last: list[Step] = []
+    last: list[News] = []
 
-    def on_message(message: "Step") -> None:
+    def on_message(message: "News") -> None:
         last[:] = [message]
         progress.news(message)
 

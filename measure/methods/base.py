@@ -4,6 +4,9 @@
     _target_: my_package.LossRange
     batches: 16
 
+    # my_package.py
+    from optimeter import Findings, Loop, Measure, Trial
+
     class LossRange(Measure):
         def __init__(self, batches: int = 16) -> None:
             if batches < 2:
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from optimeter.measure.records.schema import Findings
 
 Build = Callable[[Sequence[tuple[str, Tensor]]], Optimizer]
-Progress = tuple[int, int, float | None]  # steps or pairs done, how many there will be, the last loss if there is one
+News = tuple[int, int, float | None]  # steps or pairs done, how many there will be, the last loss if there is one
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Trial:
     device: "Device"
     others: Mapping[str, Recipe] = field(default_factory=dict)  # further optimizers by role, as `baseline`
     write: Callable[[dict[str, Any]], object] = ignore  # takes one line of steps.jsonl: plain JSON with the key `step`
-    progress: Callable[[Progress], object] = ignore  # call it as often as you like: the terminal shows a few a second
+    progress: Callable[[News], object] = ignore  # call it as often as you like: the terminal shows a few a second
 
 
 class Measure:

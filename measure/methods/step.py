@@ -15,7 +15,7 @@ from torch import Tensor
 from optimeter.measure.memory.ledger import parameter_counts
 from optimeter.measure.methods.arguments import check_positive, check_share
 from optimeter.measure.methods.bandwidth import copy_rates
-from optimeter.measure.methods.base import Measure, Progress, Trial, ignore, unsuitable
+from optimeter.measure.methods.base import Measure, News, Trial, ignore, unsuitable
 from optimeter.measure.methods.contestant import Contestant
 from optimeter.measure.methods.gradients import gradients_for
 from optimeter.measure.methods.interleave import Comparison, interleave
@@ -149,7 +149,7 @@ def make_pairs(
     seconds: float,
     precision: float,
     seed: int,
-    progress: Callable[[Progress], object] = ignore,
+    progress: Callable[[News], object] = ignore,
     now: Callable[[], float] = time.monotonic,
 ) -> Comparison:
     """Candidate against baseline, in pairs, until the interval is narrow or the time is spent.

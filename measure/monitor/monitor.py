@@ -18,14 +18,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from optimeter.measure.devices import Device, UnknownDevice, device_for
+from optimeter.measure.devices import Device
 from optimeter.measure.memory.ledger import Ledger, ledger, parameter_counts
 from optimeter.measure.memory.process import process_peak_bytes
 from optimeter.measure.monitor.listener import Listener
 from optimeter.measure.monitor.observation import Observation, Value
+from optimeter.measure.monitor.placement import device_of
 from optimeter.measure.monitor.sampling import Sampler, Schedule
 from optimeter.measure.monitor.timings import Timings
 from optimeter.measure.records.fields import to_plain
@@ -37,8 +39,9 @@ class OptimizerMonitor:
 
     "auto" samples the first 32 steps and then as often as keeps sampling under 0.4 % of the step time. `roles` labels
     further state keys for the memory ledger. `on_line` receives each step's line when it is known, some steps later
-    or when the block is left; without it the lines stay in `lines`. `device` is what the parameters lie on. Raises
-    ValueError where there is nothing to watch, and for a device that is not known.
+    or when the block is left; without it the lines stay in `lines`. `device` is where the model lies (a name, a
+    torch.device, a Device), by itself where it is left out. Raises ValueError where there is nothing to watch, for a
+    model that lies on several devices or elsewhere, and for a device that is not known.
 
     settling_seconds: spent on turning steps into lines, all in all.
     """
@@ -51,16 +54,16 @@ class OptimizerMonitor:
         sample_every: int | str = "auto",
         roles: Mapping[str, str] | None = None,
         on_line: Callable[[dict[str, Any]], object] | None = None,
-        device: Device | None = None,
+        device: Device | str | torch.device | None = None,
     ) -> None:
         self.model, self.optimizer, self.roles = model, optimizer, roles
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("OptimizerMonitor: the model has no trainable parameter")
         try:
-            self.device = device or device_for(self.parameters[0].device)
-        except UnknownDevice as unknown:
-            raise UnknownDevice(f"OptimizerMonitor: {unknown}") from None
+            self.device = device_of(model, device)
+        except ValueError as refusal:
+            raise type(refusal)(f"OptimizerMonitor: {refusal}") from None
         self.allocator = self.device.allocator()
         self.schedule = Schedule(sample_every)
         self.sampler = Sampler(self.parameters, self.allocator, self.ledger, optimizer)

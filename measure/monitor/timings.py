@@ -47,7 +47,7 @@ class Timings:
 
     def block(self, estimates: list[Span]) -> Times:
         """The record's block, the first steps left out; estimates: of curvature, all of them."""
-        spreads = {name: spread(values[warm_up(len(values)) :]) for name, values in self.seconds.items()}
+        spreads = {name: spread(values[warm_up_steps(len(values)) :]) for name, values in self.seconds.items()}
         step, optimizer = spreads["step"], spreads["optimizer"]
         return Times(
             step=step,
@@ -61,6 +61,6 @@ class Timings:
         )
 
 
-def warm_up(steps: int) -> int:
+def warm_up_steps(steps: int) -> int:
     """How many of the first steps do not count: a tenth, at least one, at most fifty."""
     return min(max(steps // 10, 1), 50) if steps > 1 else 0

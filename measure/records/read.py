@@ -66,10 +66,19 @@ def read_records(root: Path) -> list[Record]:
     records = []
     for folder in sorted(map(Path, run_folders(root)), key=lambda folder: folder.parts):
         try:
+            check_name(folder)
             records.append(Record(folder, read_result(folder)))
         except Unreadable as problem:
             print(problem, file=sys.stderr)
     return records
+
+
+def check_name(folder: Path) -> None:
+    """Raise Unreadable for a folder that no page could name."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise Unreadable(folder, "its name is not UTF-8") from None
 
 
 def run_folders(root: Path) -> Iterator[str]:
@@ -125,6 +134,10 @@ def check_config(config: dict[str, JSON]) -> None:
     for name, kind in CONFIGURATION.items():
         if name in config and not isinstance(config[name], kind):
             raise Malformed(f"is {described(config[name])}", f"config.{name}")
+    for part in ("optimizer", "workload", "measure"):
+        target = config.get(part, {}).get("_target_", "")
+        if not isinstance(target, str):
+            raise Malformed(f"is {described(target)}, not the name of a class", f"config.{part}._target_")
     for choice in (config.get("choices") or {}).values():
         if not isinstance(choice, str):
             raise Malformed(f"has {described(choice)} for a name", "config.choices")
@@ -228,6 +241,8 @@ def read_file(path: Path | str, limit: int | None = None) -> bytes:
         if limit is not None and status.st_size > limit:
             raise Unreadable(path, f"it has {status.st_size:,} bytes; no record has more than {limit:,}")
         return _all_of(descriptor)
+    except OSError as error:
+        raise Unreadable(path, str(error.strerror)) from error
     finally:
         os.close(descriptor)
 
