@@ -88,9 +88,9 @@ def run(configs: list[Config]) -> int:
     """Look at all that the jobs name, refuse what cannot be, then make or keep each run; returns the exit code."""
     answers = by_device(identify, configs)
     jobs = distinct([job_of(config, answers[config["device"]]) for config in configs])
+    by_device(look, [job.payload["config"] for job in jobs if job.rerun or not job.place.finished()])
     if configs[0]["dry"]:
         return show(jobs)
-    by_device(look, [job.payload["config"] for job in jobs if job.rerun or not job.place.finished()])
     endings = run_jobs(jobs, make)
     for ending in endings:
         print(ending.line())

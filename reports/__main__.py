@@ -57,10 +57,14 @@ def build_all(roots: list[Path], config_dirs: list[Path]) -> int:
 
 def search_path(folders: list[str], theirs: list[str]) -> list[str]:
     """Where modules are looked for: what is installed, the user's, then a checkout of ours, which may hide neither."""
-    ours = Path(__file__).resolve().parent.parent  # on the path in a checkout alone
     everything = [*folders, *theirs]
-    last = [folder for folder in everything if Path(folder).resolve() == ours]
-    return [*(folder for folder in everything if folder not in last), *last]
+    checkouts = [folder for folder in everything if is_checkout(Path(folder))]
+    return [*(folder for folder in everything if folder not in checkouts), *checkouts]
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether the rooms stand there side by side, as they do not in a wheel."""
+    return (folder / "bench.py").exists() and (folder / "optimeter" / "bench.py").exists()
 
 
 def module_folders(config_dirs: list[Path]) -> list[str]:

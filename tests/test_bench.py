@@ -363,6 +363,12 @@ def test_dry_lists_and_writes_nothing(bench: Bench, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_refuses_what_a_run_would(bench: Bench) -> None:
+    ran = bench("dry=true", "measure=step", "measure.optimizers=null")
+    assert ran.returncode == 1
+    assert ran.stderr == "bench.py: measure.optimizers.baseline must be given: Step needs one, by its YAML's name\n"
+
+
 def test_help_is_quick_to_read_and_complete(bench: Bench) -> None:
     ran = bench("--help")
     assert ran.returncode == 0
