@@ -36,7 +36,8 @@ def main() -> None:
     except Refused as refusal:
         sys.exit(f"bench.py: {refusal}")
     except OSError as error:
-        sys.exit(f"bench.py: {error.filename or 'writing the record'}: {error.strerror or error}")
+        place = error.filename or "writing the record"
+        sys.exit(f"bench.py: {place}: {error.strerror}" if error.strerror else f"bench.py: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -48,9 +49,9 @@ def search_path(folders: list[str], arguments: list[str]) -> list[str]:
 
     A user may have a package named as one of our rooms is, which a checkout in front would hide.
     """
-    checkouts = [folder for folder in folders if is_checkout(Path(folder))]
-    installed = [folder for folder in folders if folder not in checkouts]
-    return [*installed, *user_folders(arguments), *checkouts]
+    theirs = user_folders(arguments)
+    checkouts = [folder for folder in [*folders, *theirs] if is_checkout(Path(folder))]
+    return [*(folder for folder in [*folders, *theirs] if folder not in checkouts), *checkouts]
 
 
 def is_checkout(folder: Path) -> bool:

@@ -59,7 +59,17 @@ RULES: dict[str, Rule] = {
     "dry": FLAG,
     "runs_dir": TEXT,
     "workload.target": maybe((is_number, "a number")),
-    "optimizer.about.hessian_every": maybe(whole(1)),
+}
+ABOUT_RULES: dict[str, Rule] = {
+    "parameters": one_of("plain", "named"),
+    "closure": FLAG,
+    "gradients": one_of("dense", "sparse", "both"),
+    "hessian_every": maybe(whole(1)),
+    "package": maybe(TEXT),
+    "roles": (
+        lambda x: isinstance(x, dict) and all(isinstance(word, str) for pair in x.items() for word in pair),
+        "a mapping of the state's keys to names of roles",
+    ),
 }
 
 
@@ -68,13 +78,13 @@ def check(config: Config) -> None:
     for path, (accepts, words) in RULES.items():
         value, found = _lookup(config, path)
         if found and not accepts(value):
-            raise Refused(f"{path} must be {words}, not {_shown(value)}")
+            raise Refused(f"{path} must be {words}, not {shown(value)}")
     check_name(config["name"])
     if config["warmup_steps"] > config["steps"]:
         raise Refused(f"warmup_steps={config['warmup_steps']} is more than steps={config['steps']}")
     lr = config["optimizer"].get("lr")
     if lr is not None and not (isinstance(lr, (int, float)) and not isinstance(lr, bool) and lr >= 0):
-        raise Refused(f"optimizer.lr must be a number of at least 0, not {_shown(lr)}")
+        raise Refused(f"optimizer.lr must be a number of at least 0, not {shown(lr)}")
     check_roles(config["measure"])
     for part, spec in parts_of(config):
         check_part(part, spec)
@@ -83,12 +93,12 @@ def check(config: Config) -> None:
 def check_name(name: object) -> None:
     """A run's name is a folder under runs_dir, never a path."""
     if not isinstance(name, str) or not name or len(name) > 60:
-        raise Refused(f"name must be a text of 1 to 60 characters, not {_shown(name)}")
+        raise Refused(f"name must be a text of 1 to 60 characters, not {shown(name)}")
     if name == REPORT:
         raise Refused(f"name={name} is where a report goes; choose another")
     if re.search(r"[/\\\x00-\x1f\x7f]", name) or name.startswith("."):
         raise Refused(
-            f"name={_shown(name)}: no slash, backslash or control character, and no dot in front; e.g. name=my_sweep"
+            f"name={shown(name)}: no slash, backslash or control character, and no dot in front; e.g. name=my_sweep"
         )
 
 
@@ -96,12 +106,12 @@ def check_roles(measure: Config) -> None:
     """The further optimizers of a measure have roles of their own, and are optimizers' names."""
     roles = others(measure)
     if not isinstance(roles, dict):
-        raise Refused(f"measure.optimizers must be roles with an optimizer's name each, not {_shown(roles)}")
+        raise Refused(f"measure.optimizers must be roles with an optimizer's name each, not {shown(roles)}")
     for role, spec in roles.items():
         if role in PARTS:
             raise Refused(f"measure.optimizers.{role}: a role must not be called {role}")
         if not isinstance(spec, dict):
-            raise Refused(f"measure.optimizers.{role} must be the name of an optimizer, not {_shown(spec)}")
+            raise Refused(f"measure.optimizers.{role} must be the name of an optimizer, not {shown(spec)}")
 
 
 def check_part(part: str, spec: Config) -> None:
@@ -111,10 +121,22 @@ def check_part(part: str, spec: Config) -> None:
     own = ("_target_", "optimizers") if part == "measure" else ("_target_",)  # those are parts too
     for path in nested_targets({key: value for key, value in spec.items() if key not in own}):
         raise Refused(f"{part}.{path}: a class inside a class's arguments is not instantiated; pass plain values")
-    if part not in ("workload", "measure"):
-        for key in spec.get("about") or {}:
-            if key not in ABOUT:
-                raise Refused(f"{part}.about.{key}: no such key{nearest(key, ABOUT)}")
+    check_about(part, spec.get("about"))
+
+
+def check_about(part: str, said: object) -> None:
+    """Its keys and values are known; of a workload or a measure only the package is asked for."""
+    if said is None:
+        return
+    if not isinstance(said, dict):
+        raise Refused(f"{part}.about must be keys with values, not {shown(said)}")
+    known = ("package",) if part in ("workload", "measure") else tuple(ABOUT)
+    for key, value in said.items():
+        if key not in known:
+            raise Refused(f"{part}.about.{key}: no such key{nearest(str(key), known)}")
+        accepts, words = ABOUT_RULES[key]
+        if not accepts(value):
+            raise Refused(f"{part}.about.{key} must be {words}, not {shown(value)}")
 
 
 def nested_targets(value: object, path: str = "") -> Iterable[str]:
@@ -136,5 +158,6 @@ def _lookup(config: Config, path: str) -> tuple[object, bool]:
     return value, True
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value in a refusal, texts in quotes."""
     return repr(value) if isinstance(value, str) else str(value)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from optimeter.conf import CONF
 from optimeter.conf.check import check
@@ -15,7 +15,7 @@ from optimeter.conf.shapes import parse_shapes
 from optimeter.measure.jobs.outcomes import Refused
 from optimeter.measure.jobs.parts import PARTS, Config, others
 from optimeter.measure.jobs.progress import counted
-from optimeter.measure.records.naming import VOLATILE
+from optimeter.measure.records.naming import VOLATILE, flat
 from optimeter.measure.records.read import Unreadable, read_config
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optimeter.conf.composer import Composed, Launcher
 
 
+MANDATORY = "???"  # a value that must come from elsewhere, in OmegaConf's words
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -45,6 +46,7 @@ def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] =
 
     from optimeter.conf.composer import Composed, Composer, plain
 
+    check_flags()
     gathered = Gathered(shlex.join(["python", "bench.py", *sys.argv[1:]]))
 
     def job(cfg: "DictConfig") -> None:
@@ -74,6 +76,18 @@ def compose(run_elsewhere: Callable[[Config], None], begin: Callable[[], None] =
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise Refused(explain(error)) from error
     return gathered.whole()
+
+
+def check_flags() -> None:
+    """Raise Refused, in one line, where Hydra would print how it is used."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise Refused(f"{message}; flags such as -m stand before all choices or behind them, not between")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(sys.argv[1:])
 
 
 class PassedOver(Refused):
@@ -111,6 +125,7 @@ class Gathered:
 def configuration(composed: "Composed", typed: str) -> Config:
     """A job's configuration as plain, complete, checked data; raises Refused, or PassedOver."""
     config, chosen = composed.config, composed.choices
+    check_mappings(config)
     if config["replay"]:
         again = recorded(Path(config["replay"]))
         fixed = ("choices", "baseline") if others(again["measure"]) else ("choices",)
@@ -122,15 +137,33 @@ def configuration(composed: "Composed", typed: str) -> Config:
         name_others(config)
         put_shapes(config, composed.overrides)
     for part in PARTS:
-        spec = {name: value for name, value in config[part].items() if value != "???"}
+        spec = config[part] = given(f"{part}.", config[part], config["choices"][part])
         if "_target_" not in spec and composed.swept:
             raise PassedOver(f"{part}=any names no class")
         if config["choices"][part] == "any":
             config["choices"][part] = spec.get("_target_", "any")
-        config[part] = spec
     complete(config, chosen.get("experiment"))
     check(config)
     return config | {"command": typed}
+
+
+def check_mappings(config: Config) -> None:
+    """Raise Refused for a part whose YAML holds a list."""
+    for part in PARTS:
+        if not isinstance(config[part], dict):
+            raise Refused(f"{part} must be keys with values, as _target_: package.Class, not {config[part]}")
+
+
+def given(where: str, spec: Config, name: str | None) -> Config:
+    """What is given of a part: raises Refused for a value that its YAML leaves to the command line by `???`.
+
+    `any` has such keys that need not be given, and a class that is missing is refused where it is checked.
+    """
+    spec = {key: value for key, value in spec.items() if value != MANDATORY or (key != "_target_" and name != "any")}
+    for path, value in flat(spec).items():
+        if value == MANDATORY:
+            raise Refused(f"{where}{path} must be given")
+    return spec
 
 
 def name_others(config: Config) -> None:
@@ -179,7 +212,9 @@ def optimizer_named(role: str, name: str) -> Config:
             whole: Config = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused(f"{role}: {explain(error)}") from error
-    spec = {key: value for key, value in whole.items() if value != "???"}
+    if not isinstance(whole, dict):
+        raise Refused(f"{role}={name}: its YAML must be keys with values, not {whole}")
+    spec = given(f"{role}={name}: ", whole, name)
     if "_target_" not in spec:
         raise Refused(f"{role}={name} names no class; a {role} of your own is a file in --config-dir")
     return spec

@@ -46,13 +46,21 @@ def build_all(roots: list[Path], config_dirs: list[Path]) -> int:
     """Build the report of each folder of records; the exit code says whether every table could be made."""
     from optimeter.reports.page import build
 
-    sys.path += module_folders(config_dirs)
+    sys.path[:] = search_path(sys.path, module_folders(config_dirs))
     problems: list[str] = []
     for root in roots:
         print(f"report: {build(root, config_dirs, problems.append)}")
     for problem in dict.fromkeys(problems):
         print(f"reports: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def search_path(folders: list[str], theirs: list[str]) -> list[str]:
+    """Where modules are looked for: what is installed, the user's, then a checkout of ours, which may hide neither."""
+    ours = Path(__file__).resolve().parent.parent  # on the path in a checkout alone
+    everything = [*folders, *theirs]
+    last = [folder for folder in everything if Path(folder).resolve() == ours]
+    return [*(folder for folder in everything if folder not in last), *last]
 
 
 def module_folders(config_dirs: list[Path]) -> list[str]:

@@ -301,7 +301,7 @@ REFUSED = [
     (["+optimizer.lrr=1"], "optimizer.lrr: AdamW takes no such argument; did you mean lr?"),
     (["optimizer.lr=-1"], "optimizer.lr must be a number of at least 0, not -1"),
     (["steps=0"], "steps must be a whole number of at least 1, not 0"),
-    (["device=tpu"], "device must be one of auto, cpu, cuda, not 'tpu'"),
+    (["device=tpu"], "device=tpu: unknown device 'tpu'; there are cpu, cuda"),
     (["optimizer._target_=os.system"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=torch.load"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=optimizers.AdamW"], "there is no module optimizers; ours is optimeter.optimizers.AdamW"),
@@ -317,6 +317,8 @@ REFUSED = [
     (["optimizer=any"], "optimizer._target_ must be given"),
     (["--config-dir=nowhere"], "not found"),
     (["optimizer.betas=[0.9"], "quote a value"),
+    (["optimizer=adamw", "-m", "workload=toy"], "unrecognized arguments: workload=toy; flags such as -m stand before"),
+    (["+optimizer.about=[closure]"], "optimizer.about must be keys with values, not ['closure']"),
 ]
 
 

@@ -12,13 +12,13 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given as drawn
 from hypothesis import strategies as st
 from torch import nn
 
 from optimeter.conf import CONF
 from optimeter.conf.check import check, check_name
-from optimeter.conf.compose import name_others
+from optimeter.conf.compose import MANDATORY, check_mappings, given, name_others
 from optimeter.measure.jobs.build import (
     CARRIED_OUT,
     LISTED,
@@ -141,6 +141,35 @@ def test_further_optimizers_are_names_in_roles(roles: Any, words: str) -> None:
         check(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "optimizers", "words"),
+    [
+        ("step", None, "measure.optimizers.baseline must be given"),
+        ("step", {"baseline": "adam", "more": "adam"}, "measure.optimizers.more: Step takes no such optimizer"),
+        ("train", {"baseline": "adam"}, "measure.optimizers.baseline: Train takes no such optimizer"),
+    ],
+)
+def test_a_measure_is_given_the_optimizers_that_it_needs(name: str, optimizers: Any, words: str) -> None:
+    spec = composed(f"measure={name}")["measure"] | {"optimizers": optimizers}
+    with pytest.raises(Refused, match=words):
+        build_measure(spec)
+
+
+def test_what_a_yaml_leaves_open_must_be_given() -> None:
+    assert given("optimizer.", {"_target_": MANDATORY, "lr": 1}, "mine") == {"lr": 1}
+    assert given("optimizer.", {"_target_": "torch.optim.SGD", "lr": MANDATORY}, "any") == {
+        "_target_": "torch.optim.SGD"
+    }
+    for spec, path in (({"lr": MANDATORY}, "lr"), ({"about": {"package": MANDATORY}}, "about.package")):
+        with pytest.raises(Refused, match=f"^optimizer.{path} must be given$"):
+            given("optimizer.", spec, "mine")
+
+
+def test_a_yaml_that_holds_a_list_is_refused() -> None:
+    with pytest.raises(Refused, match="measure must be keys with values"):
+        check_mappings({"optimizer": {}, "workload": {}, "measure": [1]})
+
+
 MEASURES = [
     ("train", "sample_every", 0, "measure.sample_every must be auto or a whole number of at least 1, not 0"),
     ("step", "delta", 2, "measure.delta must be a number above 0 and below 1, not 2"),
@@ -180,6 +209,17 @@ BAD = [
     ("optimizer.lr", "fast", "optimizer.lr must be"),
     ("optimizer.betas", {"_target_": "os.system"}, "optimizer.betas._target_: a class inside"),
     ("optimizer.about", {"gradient": "dense"}, "did you mean gradients?"),
+    ("optimizer.about", 5, "optimizer.about must be keys with values, not 5"),
+    ("optimizer.about", ["closure"], "optimizer.about must be keys with values"),
+    ("optimizer.about", {"parameters": "all"}, "optimizer.about.parameters must be one of plain, named, not 'all'"),
+    ("optimizer.about", {"closure": "yes"}, "optimizer.about.closure must be true or false, not 'yes'"),
+    ("optimizer.about", {"gradients": "thick"}, "must be one of dense, sparse, both, not 'thick'"),
+    ("optimizer.about", {"hessian_every": 0}, "optimizer.about.hessian_every must be a whole number of at least 1"),
+    ("optimizer.about", {"roles": {"state": 3}}, "optimizer.about.roles must be a mapping"),
+    ("optimizer.about", {"roles": None}, "optimizer.about.roles must be a mapping"),
+    ("optimizer.about", {"package": 3}, "optimizer.about.package must be a name, or null, not 3"),
+    ("workload.about", {"closure": True}, "workload.about.closure: no such key"),
+    ("measure.about", {"foo": 1}, "measure.about.foo: no such key"),
 ]
 
 
@@ -197,7 +237,7 @@ def test_a_bad_value_is_refused_with_its_fix(path: str, value: Any, words: str) 
     assert "\n" not in str(refusal.value)
 
 
-@given(st.text(max_size=70))
+@drawn(st.text(max_size=70))
 def test_a_name_that_passes_is_one_folder(name: str) -> None:
     from optimeter.measure.records.naming import slug
 
@@ -216,6 +256,8 @@ TARGETS = [
     ("torch.nn.Linear", "not a subclass"),
     ("torch.optim.AdamWW", "did you mean AdamW?"),
     ("nowhere.Thing", "there is no module nowhere"),
+    ("optimizers.Mine", "there is no module optimizers; pip install it, or run where its file is"),
+    ("optimizers.AdamW", "there is no module optimizers; ours is optimeter.optimizers.AdamW"),
     ("Adam", "not a dotted path"),
     ("torch.optim.Adam()", "not a dotted path"),
 ]

@@ -122,6 +122,8 @@ from optimeter.measure.records.schema import Findings
 
 
 class LossRange(Measure):
+    optimizers = ("rival",)
+
     def __init__(self, batches=3):
         if batches < 2:
             raise ValueError(f"measure.batches must be at least 2, not {batches}")
@@ -160,6 +162,11 @@ def test_a_measure_of_ones_own(bench: Bench, theirs: Path) -> None:
     (theirs / "my_measure.py").write_text(MY_MEASURE + "\n# edited\n")
     assert bench(*run).statuses == ["ok"]
     assert len(bench(*run).records) == 3
+    told = MY_MEASURE.replace("        rival =", "        trial.progress('hello')\n        rival =")
+    (theirs / "my_measure.py").write_text(told)
+    ran = bench(*run)
+    assert ran.statuses == ["error"], "and no traceback in the command"
+    assert "progress takes (steps done" in ran.stdout
     refused = bench(*run, "measure.batches=1")
     assert refused.stderr == "bench.py: measure.batches must be at least 2, not 1\n"
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from optimeter.measure.jobs.environment import installed
 from optimeter.measure.jobs.outcomes import Refused, Unsupported, nearest
-from optimeter.measure.jobs.parts import Config, about, arguments
+from optimeter.measure.jobs.parts import Config, about, arguments, others
 from optimeter.measure.methods.base import Build, Measure
 from optimeter.workloads.core.workload import Workload
 
@@ -32,6 +32,7 @@ PEERS = {
     "pytorch_optimizer": "pytorch-optimizer",
 }
 ROOMS = ("bench", "conf", "measure", "optimizers", "reports", "workloads")  # ours stand in a checkout under these
+INSTALL = "pip install it, or run where its file is"
 CARRIED_OUT = ("optimizers", "shapes")  # of a measure's keys
 LISTED = (
     "optimeter.optimizers.",
@@ -71,7 +72,7 @@ def _locate(where: str, target: str, package: str | None) -> object:
 
 def _import(where: str, names: list[str], package: str | None) -> tuple[object, list[str]]:
     if names[0] in ROOMS and not _is_theirs(names[0]):
-        raise Refused(f"{where}: there is no module {names[0]}; ours is optimeter.{'.'.join(names)}")
+        raise Refused(f"{where}: there is no module {names[0]}; {_fix(where, names)}")
     for length in range(len(names) - 1, 0, -1):
         module = ".".join(names[:length])
         try:
@@ -84,7 +85,17 @@ def _import(where: str, names: list[str], package: str | None) -> tuple[object, 
     wanted = package or PEERS.get(names[0])
     if wanted:
         raise Unsupported(f"pip install {wanted}")
-    raise Refused(f"{where}: there is no module {names[0]}; pip install it, or run where its file is")
+    raise Refused(f"{where}: there is no module {names[0]}; {INSTALL}")
+
+
+def _fix(where: str, names: list[str]) -> str:
+    """What to write for a class whose module is called as a room of ours: ours, where there is such a class."""
+    ours = f"optimeter.{'.'.join(names)}"
+    try:
+        _locate(where, ours, None)
+    except (Refused, Unsupported):
+        return INSTALL
+    return f"ours is {ours}"
 
 
 def _is_theirs(room: str) -> bool:
@@ -134,10 +145,23 @@ def optimizer_builder(spec: Config, listed_only: bool = False, part: str = "opti
 def build_measure(spec: Config, listed_only: bool = False) -> Measure:
     """The measure; raises Refused with the constructor's line for values that cannot be."""
     cls = resolve("measure", spec, listed_only)
+    check_optimizers(cls, spec)
     try:
         return cls(**measure_arguments(cls, spec))
     except ValueError as error:
         raise Refused(headed("measure", error)) from error
+
+
+def check_optimizers(cls: type[Measure], spec: Config) -> None:
+    """Raise Refused where the further optimizers that the measure needs are not those that it is given."""
+    roles = others(spec)
+    for role in cls.optimizers:
+        if role not in roles:
+            raise Refused(f"measure.optimizers.{role} must be given: {cls.__name__} needs one, by its YAML's name")
+    for role in roles:
+        if role not in cls.optimizers:
+            hint = nearest(role, cls.optimizers)
+            raise Refused(f"measure.optimizers.{role}: {cls.__name__} takes no such optimizer{hint}")
 
 
 def measure_arguments(cls: type, spec: Config) -> Config:

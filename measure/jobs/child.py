@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimeter.measure.jobs.answers import Answer, Estimate, Machine, Part, Payload
+from optimeter.measure.jobs.news import checked_line, checked_progress
 from optimeter.measure.jobs.outcomes import Refused, Unsupported
 from optimeter.measure.jobs.parts import Config, about, others
 from optimeter.measure.records.environment import Gpu
@@ -18,8 +19,9 @@ from optimeter.measure.records.write import check, in_short, to_line
 
 if TYPE_CHECKING:
     from optimeter.measure.jobs.build import Build
-    from optimeter.measure.methods import Recipe, Settings, Trial
+    from optimeter.measure.methods import Measure, Recipe, Settings, Trial
     from optimeter.measure.methods.base import News
+    from optimeter.measure.records.schema import Findings
 
 Tell = Callable[[Machine | Answer], None]
 Report = Callable[["News"], None]
@@ -124,15 +126,15 @@ def _measure(payload: Payload, folder: Path, send: Report) -> Result:
 
         def progress(news: "News") -> None:
             steps.flush()  # a crash loses a fifth of a second of lines, not a buffer of them
-            send(news)
+            send(checked_progress(news))
 
-        trial = trial_of(payload, lambda line: steps.write(to_line(line)), progress)
+        trial = trial_of(payload, lambda line: steps.write(to_line(checked_line(line))), progress)
         if reason := measure.fits(trial):
             raise Unsupported(reason)
         with trial.device.watch() as watch:
             findings = measure.run(trial)
-    findings.summary = measure.line(findings) or None
     check(findings)
+    summarise(findings, measure)
     seen = watch.summary()
     if seen is None:
         findings.missing = {**findings.missing, "gpu": str(watch.reason)}
@@ -142,6 +144,18 @@ def _measure(payload: Payload, folder: Path, send: Report) -> Result:
         weights=dict(trial.workload.provenance() or {}),
         compiled=compiled(),
     )
+
+
+def summarise(findings: "Findings", measure: "Measure") -> None:
+    """Add the line that ends the run; where the measure cannot say it, why. What was found stays."""
+    import traceback
+
+    try:
+        lines = (measure.line(findings) or "").splitlines()
+        findings.summary = lines[0] if lines else None
+    except Exception as error:
+        traceback.print_exc()  # to log.txt
+        findings.missing = {**findings.missing, "summary": in_short(error)}
 
 
 def trial_of(

@@ -1,5 +1,6 @@
 """`dry=true`: what each run would be, hold and take; nothing is run and nothing written."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from optimeter.measure.jobs.answers import Estimate
 from optimeter.measure.jobs.child import estimate
 from optimeter.measure.jobs.isolate import run_isolated
 from optimeter.measure.jobs.job import Job
-from optimeter.measure.jobs.parts import key, parts_of
+from optimeter.measure.records.naming import VOLATILE
 from optimeter.measure.records.read import read_records
 
 ALIKE = ("optimizer", "workload", "size", "device", "measure")  # runs that should take about as long
@@ -32,8 +33,9 @@ def show(jobs: list[Job]) -> int:
 
 
 def same(job: Job) -> str:
-    """A text that is the same for runs of the same estimate; seeds share theirs."""
-    return " ".join([*(key(part, spec) for part, spec in parts_of(job.payload["config"])), job.known["dtype"]])
+    """A text that is the same for runs of the same estimate: whether a run fits hangs on any setting but the seed."""
+    config = job.known["config"]
+    return json.dumps({name: config[name] for name in config if name not in (*VOLATILE, "seed")}, sort_keys=True)
 
 
 def state(job: Job, found: Estimate) -> str:

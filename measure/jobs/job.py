@@ -12,8 +12,8 @@ from optimeter.measure.records.folder import Place
 from optimeter.measure.records.naming import VOLATILE, run_id, slug
 
 MECHANICS = ("command", "runs_dir", "rerun", "dry", "replay")  # of a configuration: not worth keeping
-# What is said about an optimizer that decides how it is run, or whether it can be.
-TREATMENT = ("parameters", "closure", "gradients", "hessian_every")
+# What is said about an optimizer that decides how it is run, whether it can be, or what is recorded of it.
+TREATMENT = ("parameters", "closure", "gradients", "hessian_every", "roles")
 
 
 @dataclass(frozen=True)

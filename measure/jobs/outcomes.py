@@ -18,4 +18,4 @@ def nearest(word: str, words: Iterable[str]) -> str:
     close = get_close_matches(word, words, 1, 0.6)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(words)}" if len(words) <= 12 else ""
+    return f"; there are {', '.join(words)}" if 0 < len(words) <= 12 else ""

@@ -61,11 +61,12 @@ class Progress:
             self._bar.update(self._task, description=title, completed=0, news="starting")
 
     def news(self, message: "News") -> None:
-        """The run has made `step` of `steps`."""
+        """The run has made `step` of `steps`, which may be none."""
         step, steps, loss = message
         if self._bar:
             shown = "" if loss is None else f", loss {loss:.4g}"
-            self._bar.update(self._task, completed=step / steps, news=f"step {step}/{steps}{shown}{self._left()}")
+            share = step / max(steps, 1)
+            self._bar.update(self._task, completed=share, news=f"step {step}/{steps}{shown}{self._left()}")
 
     def end(self, label: str, status: str, kept: bool = False) -> None:
         """A run ended, or was kept."""

@@ -85,9 +85,11 @@ class Measure:
 
     The constructor raises ValueError, in one line, for a value that cannot be; the sweep is then refused before
     anything runs. Two keys of a YAML are no arguments: `optimizers: {baseline: ${baseline}}` names further optimizers,
-    which come as `trial.others`; `shapes: 8*1024x1024`, where given, puts such parameters in the workload's place.
+    for the roles in the class's `optimizers`, which come as `trial.others`; `shapes: 8*1024x1024`, where given, puts
+    such parameters in the workload's place.
     """
 
+    optimizers: tuple[str, ...] = ()  # the roles of the further optimizers that it needs
     trains = True  # whether it makes training steps; where it does not, neither curvature nor clipping is asked for
 
     def fits(self, trial: Trial) -> str | None:

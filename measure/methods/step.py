@@ -44,6 +44,7 @@ class Step(Measure):
     block_seconds: of steps in one block.
     """
 
+    optimizers = (BASELINE,)
     trains = False
 
     def __init__(
