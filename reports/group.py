@@ -10,6 +10,7 @@ from typing import Any
 from optimeter.measure.records.naming import VOLATILE, differences, flat
 from optimeter.measure.records.read import Record
 from optimeter.measure.records.schema import Result
+from optimeter.reports.kinds import is_of
 from optimeter.reports.labels import digest, labels, name_with
 from optimeter.reports.look import configured, doubts, followers, machine_of, on_cpu
 
@@ -72,7 +73,7 @@ class Setting:
 
 def settings_of(records: Iterable[Record], ignoring: Collection[str] = (), measure: str = COMPARED) -> list[Setting]:
     """The settings of all training runs (or others, by `measure`); `ignoring` names conditions that may differ."""
-    runs = [record for record in records if record.result.measure == measure and record.result.config]
+    runs = [record for record in records if is_of(record.result, measure) and record.result.config]
     members: dict[str, list[Record]] = defaultdict(list)
     by_key: dict[str, dict[str, Any]] = {}
     for record, conditions in zip(runs, _all_conditions(runs), strict=True):
@@ -142,7 +143,7 @@ def by_problem(
     """(label of the optimizer, problem, record) of the records of one measure, problem by problem."""
     problems: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
-        if record.result.measure == measure and configured(record.result, "optimizer"):
+        if is_of(record.result, measure) and configured(record.result, "optimizer"):
             problems[problem_of(record)].append(record)
     return [
         (group.label, problem, record)

@@ -1,9 +1,9 @@
 """Tables that YAML files name: ours in table/ beside this file, a user's in the folders that `--config-dir` gives.
 
-    # my_conf/table/energy.yaml
-    _target_: my_tables.energy  # a function: the records → a Table, or None where they have nothing for it
-    section: Energy             # the heading that it stands under; without one, the folder's name
-    order: 1                    # its place among the tables of its folder; those without come last, by name
+    # my_conf/table/best_losses.yaml
+    _target_: my_tables.best_losses  # a function: the records → a Table, or None where they have nothing for it
+    section: Losses                  # the heading that it stands under; without one, the folder's name
+    order: 1                         # its place among the tables of its folder; those without come last, by name
 
 Any other key is an argument of the function. A table that cannot be made is one line; the rest of the report stands.
 """
@@ -92,7 +92,7 @@ def load(path: Path, folder: Path) -> NamedTable:
     target, order = spec.pop("_target_", None), spec.pop("order", LAST)
     section = spec.pop("section", GENERAL_SECTION if folder == GENERAL else f"Tables of {folder.resolve().name}")
     if not isinstance(target, str) or "." not in target:
-        raise Unusable("_target_ must be the dotted path of a function, like my_tables.energy")
+        raise Unusable("_target_ must be the dotted path of a function, like my_tables.best_losses")
     if not isinstance(order, (int, float)) or not isinstance(section, str):
         raise Unusable("order must be a number, and section a text")
     if folder == GENERAL and not target.startswith(OURS):

@@ -286,7 +286,7 @@ def test_times_of_separate_runs_have_the_spread_of_their_steps(tmp_path: Path) -
 
 
 def test_a_step_has_the_interval_of_its_record(tmp_path: Path) -> None:
-    write(tmp_path, step_record("a", shapes=None))
+    write(tmp_path, step_record("a", shapes=None, measure="step_in_short"))
     claim = query(figure="value", field="step.ratio", low="step.low", high="step.high", holds={"at_most": 1})
     claim |= {"where": {"measure": "step", "baseline": "torch_adamw"}}
     del claim["to"]

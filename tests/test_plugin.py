@@ -1,14 +1,21 @@
 """A user's own optimizer and workload, from a folder of theirs."""
 
-from collections.abc import Callable
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from tests.conftest import Ran
+from tests.conftest import PROJECT, Ran
 from tests.test_bench import yaml
 
 Bench = Callable[..., Ran]
+PLUGIN = PROJECT / "examples" / "plugin"
+TREE = ("bench.py", "conf", "measure", "optimizers", "reports", "workloads")
 MY_OPT = """
 import torch
 
@@ -162,3 +169,66 @@ def test_a_measure_of_ones_own(bench: Bench, theirs: Path) -> None:
     assert "progress takes (steps done" in ran.stdout
     refused = bench(*run, "measure.batches=1")
     assert refused.stderr == "bench.py: measure.batches must be at least 2, not 1\n"
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Imports a module of the example, for one test."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    there = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - there:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(PLUGIN)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({"steps": "x"}, "measure.steps must be a whole number of at least 1, not 'x'"),
+        ({"steps": 2.5}, "measure.steps must be a whole number of at least 1, not 2.5"),
+        ({"steps": 0}, "measure.steps must be a whole number of at least 1, not 0"),
+        ({"warm_up": -1}, "measure.warm_up must be a whole number of at least 0, not -1"),
+    ],
+    ids=str,
+)
+def test_the_examples_measure_refuses_what_is_no_count(
+    plugin: Callable[[str], Any], argument: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        plugin("energy").Energy(**argument)
+
+
+def counter(folder: Path, microjoules: int) -> None:
+    """What RAPL shows of a package."""
+    folder.mkdir(exist_ok=True)
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    (folder / "max_energy_range_uj").write_text("262143328850\n")
+
+
+def test_a_counter_of_energy_may_start_again_meanwhile(
+    plugin: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meters = plugin("meters")
+    monkeypatch.setattr(meters, "POWERCAP", tmp_path)
+    cpu = torch.device("cpu")
+    with pytest.raises(meters.NoMeter, match=r"^RAPL: .* has no intel-rapl"):
+        meters.meter_for(cpu)
+    first, second, part = (tmp_path / f"intel-rapl:{name}" for name in ("0", "1", "0:0"))
+    for folder, begin in ((first, 262_142_328_850), (second, 5_000_000), (part, 0)):
+        counter(folder, begin)
+    meter = meters.meter_for(cpu)
+    counter(first, 1_999_999)  # a joule to the end of its range, a step to 0, and two more but one
+    counter(second, 9_000_000)
+    counter(part, 1_000_000_000)  # a part of the first, which counts it too
+    assert meter.joules() == pytest.approx(3 + 4, abs=1e-9)
+    with pytest.raises(meters.NoMeter, match="no counter of energy is known for meta"):
+        meters.meter_for(torch.device("meta"))
+
+
+def test_only_the_example_speaks_of_energy() -> None:
+    for name in (*TREE, "README.md", "CONTRIBUTING.md"):
+        path = PROJECT / name
+        texts = [path] if path.is_file() else [*path.rglob("*.py"), *path.rglob("*.yaml")]
+        for text in texts:
+            assert "energy" not in text.read_text().lower(), text

@@ -23,11 +23,13 @@ from optimeter.reports.documents.layer import layer_memory
 from optimeter.reports.documents.sparse import sparse_vs_dense
 from optimeter.reports.documents.trace import toy_trace
 from optimeter.reports.group import settings_of
+from optimeter.reports.kinds import is_of
 from optimeter.reports.overhead import monitor_overhead
 from optimeter.reports.page import build
 from optimeter.reports.paired import paired_difference
 from optimeter.reports.plots import dominated, visible
 from optimeter.reports.plugins import make_tables
+from optimeter.reports.steps import optimizer_steps
 from optimeter.reports.table import Cell, Table, number, percent
 from tests.conftest import STUDY
 
@@ -75,6 +77,11 @@ def record(
         "checks": {}, "started": "2026-11-20T10:00:00+00:00", "finished": "2026-11-20T10:00:02+00:00",
     }  # fmt: skip
     return result | changes
+
+
+def of_measure(made: dict[str, Any], target: str, **changes: Any) -> dict[str, Any]:
+    """The record as of a measure of this class, which trains nothing."""
+    return made | {"config": made["config"] | {"measure": {"_target_": target}}, "quality": None} | changes
 
 
 def write(folder: Path, *results: dict[str, Any]) -> Path:
@@ -286,10 +293,47 @@ def test_a_report_never_deletes_a_record_or_the_report_before_it(
     assert len(read_records(tmp_path)) == 2
 
 
+OVERHEAD = "optimeter.measure.methods.Overhead"
+
+
+@pytest.mark.parametrize(
+    ("measure", "target", "block"),
+    [
+        ("step", "optimeter.measure.methods.Step", {"ratio": 0.9}),
+        ("step", "optimeter.measure.methods.step.Step", {"ratio": 0.9}),
+        ("plan", "optimeter.measure.methods.Plan", {"total_bytes": 8}),
+        ("overhead", "optimeter.measure.methods.Overhead", {"low": 0.1}),
+        ("step", "theirs.Step", {"ratio": 0.9}),
+        ("train", "optimeter.measure.methods.Train", None),
+    ],
+)
+def test_a_measure_is_told_by_what_the_record_holds_whatever_its_yaml_is_called(
+    measure: str, target: str, block: dict[str, Any] | None
+) -> None:
+    failed = as_read(of_measure(record(), target, measure="quick", status="error"))
+    made = record(measure="quick") if block is None else of_measure(record(), target, **{measure: block})
+    done = as_read(made)
+    for other in ("train", "step", "plan", "overhead"):
+        assert is_of(done, other) == (other == measure)
+        assert is_of(failed, other) == (other == measure and not target.startswith("theirs"))
+    assert is_of(failed, "quick")
+
+
+def test_a_measure_by_another_name_is_in_its_table(tmp_path: Path) -> None:
+    target = "optimeter.measure.methods.Step"
+    done = of_measure(record("adamw"), target, measure="quick_step", step={"ratio": 0.8})
+    failed = of_measure(record("lion"), target, measure="quick_step", status="oom")
+    table = optimizer_steps(read_records(write(tmp_path, done, failed)))
+    assert table
+    column = table.columns.index("status")
+    assert {(row[0].shown, row[column].shown) for row in table.rows} == {("adamw", "ok"), ("lion", "oom")}
+    assert settings_of(read_records(tmp_path)) == []
+
+
 def test_compare_pairs_by_seed_and_matches_across_machines(tmp_path: Path) -> None:
     there = {"cpu": {"model": "another"}, "packages": {"torch": "2.11.0"}}
     for seed in range(3):
-        write(tmp_path / f"a/{seed}", record("adamw", seed, 1 + seed), record("adamw", seed, 9.0, measure="overhead"))
+        write(tmp_path / f"a/{seed}", record("adamw", seed, 1 + seed), of_measure(record("adamw", seed), OVERHEAD))
         write(tmp_path / f"b/{seed}", record("adamw", seed, 1.5 + seed, step=0.03, environment=there))
     table = compare(read_records(tmp_path / "a"), read_records(tmp_path / "b"), ("a", "b"))
     (row,) = [dict(zip(table.columns, (cell.shown for cell in row), strict=True)) for row in table.rows]

@@ -7,6 +7,7 @@ from typing import Any
 from meters import NoMeter, meter_for
 
 from optimeter import Findings, Loop, Measure, Trial
+from optimeter.measure.methods.arguments import check_whole
 
 
 class Energy(Measure):
@@ -16,8 +17,8 @@ class Energy(Measure):
     """
 
     def __init__(self, steps: int = 500, warm_up: int = 10) -> None:
-        if steps < 1 or warm_up < 0:
-            raise ValueError(f"measure.steps must be at least 1 and measure.warm_up at least 0, not {steps}, {warm_up}")
+        check_whole("steps", steps, 1)
+        check_whole("warm_up", warm_up, 0)
         self.steps, self.warm_up = steps, warm_up
 
     def run(self, trial: Trial) -> Findings:

@@ -13,8 +13,9 @@ NOTES = (
 
 
 def energy(records: Sequence[Record]) -> Table | None:
-    """A row for each run of measure=energy; None where there is none."""
-    measured = [record for record in records if record.result.measure == "energy" and record.result.status == "ok"]
+    """A row for each run of the measure, by what it found and not by its YAML's name; None where there is none."""
+    finished = [record for record in records if record.result.status == "ok"]
+    measured = [record for record in finished if "joules_per_step" in record.result.extra]
     rows = [row(record) for record in sorted(measured, key=lambda record: str(record.result.workload))]
     return Table("energy", "energy: of a training step", COLUMNS, rows, NOTES) if rows else None
 

@@ -23,7 +23,9 @@
             return f"losses from {findings.extra['lowest']:.4g} to {findings.extra['highest']:.4g}"
 
 `python bench.py --config-dir my_conf measure=loss_range …` runs it, each trial in a process of its own. Around every
-measure the harness watches the GPU, notes where weights came from, catches errors and writes the record.
+measure the harness watches the GPU, notes where weights came from, catches errors and writes the record. Its tables
+are functions over the records, each named by a my_conf/table/NAME.yaml: `python -m reports --config-dir my_conf …`
+(reports/plugins.py; examples/plugin has both).
 """
 
 from collections.abc import Callable, Mapping, Sequence

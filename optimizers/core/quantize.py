@@ -82,7 +82,7 @@ def shortcut(kind: str) -> tuple[Tensor, Tensor]:
 
 def in_caches(x: Tensor) -> bool:
     """Whether operations on `x` run on a CPU, to be chosen for its caches; fake tensors plan for a GPU."""
-    return x.device.type == "cpu" and not isinstance(x, FakeTensor)
+    return x.is_cpu and not isinstance(x, FakeTensor)
 
 
 def nearest_code(x: Tensor, kind: str) -> Tensor:

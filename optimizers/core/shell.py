@@ -115,10 +115,10 @@ class Shell(Optimizer):
         A CPU writes by another table, which is the process's and no optimizer's.
         """
         in_8_bits = [g for g in self.param_groups if g["storage"] == "8bit"]
-        devices = {p.device for g in in_8_bits for p in g["params"] if p.numel() >= max(g["min_8bit_size"], 1)}
-        self.shared = {str(d): {f"{kind}_map": code_map(kind, d) for kind in CODED} for d in devices}
-        for d in devices:
-            if d.type != "cpu":
+        by_device = {p.device: p for g in in_8_bits for p in g["params"] if p.numel() >= max(g["min_8bit_size"], 1)}
+        self.shared = {str(d): {f"{kind}_map": code_map(kind, d) for kind in CODED} for d in by_device}
+        for d, p in by_device.items():
+            if not p.is_cpu:
                 self.shared[str(d)] |= {f"{kind}_borders": borders(kind, d) for kind in CODED}
 
     @torch.no_grad()

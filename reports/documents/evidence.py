@@ -7,7 +7,8 @@ from typing import Any
 
 from optimeter.measure.records.read import Record
 from optimeter.reports.documents.quantities import TARGET, Query, matches, read, worked_out
-from optimeter.reports.group import Group, Setting, seed_order, settings_of
+from optimeter.reports.group import COMPARED, Group, Setting, seed_order, settings_of
+from optimeter.reports.kinds import is_of
 from optimeter.reports.look import configured, doubts, on_cpu
 from optimeter.reports.paired import interval
 
@@ -32,11 +33,12 @@ class Figure:
 
 def figures(kind: str, query: Query, records: Sequence[Record]) -> list[Figure]:
     """One figure for each setting in which the query's runs, finished and sound, are all there."""
-    where = {"measure": "train"} | query.get("where", {})
+    where = dict(query.get("where", {}))
+    measure = where.pop("measure", COMPARED)
     make = PAIRED if "to" in query else ALONE
     asked = [record for record in records if matches(record, where)]
     measured = []
-    for setting in settings_of(asked, measure=where["measure"]):
+    for setting in settings_of(asked, measure=measure):
         sides = [candidates(setting, query.get(side, {})) for side in ("of", "to") if side in query or side == "of"]
         chosen = [best(side, query.get("field")) for side in sides if side]
         if len(chosen) == len(sides) and (figure := make[kind](query, *chosen)):
@@ -68,7 +70,7 @@ def described(setting: Setting) -> str:
             workload.append("×".join(map(str, value)))
         elif value is not None:
             workload.append(f"{name} {value}")
-    how = f"{conditions.get('steps', 0):,} steps" if run.measure == "train" else run.measure
+    how = f"{conditions.get('steps', 0):,} steps" if is_of(run, COMPARED) else run.measure
     dtype = None if conditions.get("dtype") == "float32" else conditions.get("dtype")
     device = conditions["device"] if on_cpu(run) else conditions["machine"]
     return ", ".join(filter(None, (" ".join(filter(None, workload)), how, dtype, device)))
