@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from optimeter.measure.devices import names as device_names
 from optimeter.measure.records.fields import names
 from optimeter.measure.records.read import read_records
 from optimeter.measure.records.schema import SCHEMA, Memory, Result, Times
@@ -301,7 +302,7 @@ REFUSED = [
     (["+optimizer.lrr=1"], "optimizer.lrr: AdamW takes no such argument; did you mean lr?"),
     (["optimizer.lr=-1"], "optimizer.lr must be a number of at least 0, not -1"),
     (["steps=0"], "steps must be a whole number of at least 1, not 0"),
-    (["device=tpu"], "device=tpu: unknown device 'tpu'; there are cpu, cuda"),
+    (["device=tpu"], "device=tpu: unknown device 'tpu'; there are " + ", ".join(device_names())),
     (["optimizer._target_=os.system"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=torch.load"], "not a subclass of torch.optim.Optimizer"),
     (["optimizer._target_=optimizers.AdamW"], "there is no module optimizers; ours is optimeter.optimizers.AdamW"),
