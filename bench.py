@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 from optimeter.conf.compose import compose
@@ -62,7 +63,7 @@ def is_checkout(folder: Path) -> bool:
 def user_folders(arguments: list[str]) -> list[str]:
     """Where a user's modules may be: the working folder, --config-dir and its parent."""
     folders = [Path.cwd()]
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in pairwise([*arguments, ""]):
         name, _, attached = flag.partition("=")
         if name in ("--config-dir", "-cd"):
             folder = Path(attached or value).resolve()

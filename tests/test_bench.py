@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from optimeter.bench import user_folders
 from optimeter.measure.devices import names as device_names
 from optimeter.measure.records.fields import names
 from optimeter.measure.records.read import read_records
@@ -432,3 +433,10 @@ def test_the_options_of_the_loop(bench: Bench) -> None:
     assert lines[0]["lr"] == pytest.approx(2e-4)
     assert lines[1]["lr"] == pytest.approx(1e-3)
     assert ran.records[0]["dtype"] == "bfloat16"
+
+
+def test_folders_of_the_user_are_found_among_any_arguments() -> None:
+    here = str(Path.cwd())
+    assert user_folders([]) == [here]
+    assert user_folders(["-m", "--config-dir", "/a/b", "seed=1"]) == [here, "/a/b", "/a"]
+    assert user_folders(["--config-dir=/a/b", "-cd"])[:3] == [here, "/a/b", "/a"]
