@@ -77,8 +77,10 @@ def _import_installed_torch() -> None:
     An interactive session, `python -c` and `python -m` look into the working folder before all else, and a script into
     its own. For this one import that folder is passed over; torch that is nowhere else is found by whoever needs it.
     """
-    first = sys.path[0] if sys.path else None
-    if "torch" in sys.modules or first not in ("", os.getcwd()):
+    if "torch" in sys.modules or not sys.path:
+        return
+    first = sys.path[0]
+    if first not in ("", os.getcwd()) and not Path(first, "torch.py").exists():
         return
     del sys.path[0]
     try:

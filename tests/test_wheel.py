@@ -132,6 +132,14 @@ def test_it_is_imported_beside_packages_called_as_our_rooms_and_a_file_torch(ins
     assert str(installed.folder) not in seen
 
 
+def test_a_script_beside_a_file_torch_is_started_from_anywhere(installed: Installed) -> None:
+    script = installed.folder / "scripts" / "script.py"
+    script.parent.mkdir()
+    (script.parent / "torch.py").write_text("raise ImportError('the wrong torch')\n")
+    script.write_text(f"{PUBLIC}; print(OptimizerMonitor.__name__)\n")
+    assert installed.run("python", str(script)) == "OptimizerMonitor\n"
+
+
 def test_the_command_and_a_report_work_there(installed: Installed) -> None:
     swept = installed.run("optimeter", "-m", "optimizer=adamw", "workload=toy,mlp", "steps=5")
     assert swept.split().count("ok") == 2
